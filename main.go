@@ -1,0 +1,1362 @@
+// Command sse-server streams a live dashboard of this host over Server-Sent Events.
+//
+//	GET /dashboard/stream        the stream: one JSON snapshot each interval
+//	GET /dashboard/trigger-test  adds a test activity and broadcasts at once
+//	GET /dashboard/debug         the server's state as JSON
+//	GET /health                  OK
+//
+// Each setting is a flag and an environment variable (-interval, SSE_INTERVAL); -h lists them.
+// SIGINT and SIGTERM close the listener and every stream and end the server with status 0
+// within two seconds; a second signal ends it at once.
+//
+// The file reads in the order in which data flows: settings, life cycle, SSEServer and its
+// loops, sampler, snapshot, frame, broadcast, SSEConnection, handlers, parsers.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math"
+	"math/rand"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// version is stamped by build.sh (-ldflags "-X main.version=…").
+var version = "dev"
+
+const (
+	firstDelay    = 500 * time.Millisecond // start to first snapshot: rates need two readings
+	minInterval   = 50 * time.Millisecond  // between broadcasts: at most twenty a second
+	sampleEvery   = 2 * time.Second        // between readings where the interval is 0
+	diskPatience  = 10 * time.Second       // an older answer of statfs(2) is no figure any more
+	probeTimeout  = 2 * time.Second        // for one GET of the probed URL
+	retryEvery    = 100 * time.Millisecond // between tries of a stream that is behind
+	sweepEvery    = time.Second            // between looks whether a client is gone
+	stallLimit    = 30 * time.Second       // a stream that takes nothing for so long is closed
+	vanishLimit   = 45 * time.Second       // TCP_USER_TIMEOUT: not acknowledged for so long
+	headerTimeout = 5 * time.Second        // for a request's head
+	shortTimeout  = 10 * time.Second       // for a whole request; streams are out of its sight
+	stopPatience  = 800 * time.Millisecond // for short requests at shutdown
+
+	maxHeader    = 16 << 10 // bytes of request line and headers
+	sendBuffer   = 64 << 10 // bytes, SO_SNDBUF of a stream
+	recvBuffer   = 4 << 10  // bytes, SO_RCVBUF of a stream: what a client sends is thrown away
+	maxUserAgent = 128      // bytes kept of a User-Agent header
+	maxListed    = 100      // open streams that /dashboard/debug lists
+	feedLength   = 10       // activities in a snapshot, after "Dashboard updated"
+	perWorker    = 256      // streams that make one more worker of a fan-out pay
+
+	// Linux's numbers that package syscall does not name; see tcp(7) and send(2).
+	onLinux         = runtime.GOOS == "linux"
+	tcpUserTimeout  = 18
+	tcpNotsentLowat = 25
+	msgTrunc        = 0x20
+	msgEOR          = 0x80
+	msgNoSignal     = 0x4000
+)
+
+// settings are what flags and SSE_… variables say; -h explains each.
+type settings struct {
+	addr, probe, disk, logFormat string
+	interval, heartbeat          time.Duration
+	origins                      []string
+	maxStreams                   int
+	logLevel                     slog.Level
+	version                      bool
+	inForce                      map[string]string // by flag name
+}
+
+// parseSettings reads the SSE_… variables that are not empty, then the flags. Its error is one
+// line; after -h it is flag.ErrHelp, and the help went to stdout.
+func parseSettings(args []string, getenv func(string) string) (s settings, err error) {
+	fs := flag.NewFlagSet("sse-server", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&s.addr, "addr", ":3001", "`address` to listen on; port 0 takes a free one")
+	fs.DurationVar(&s.interval, "interval", 2*time.Second, "between snapshots; 0: when triggered")
+	fs.DurationVar(&s.heartbeat, "heartbeat", 30*time.Second, "between heartbeats")
+	fs.StringVar(&s.probe, "probe", "", "`URL` that response_time measures (default own /health)")
+	fs.StringVar(&s.disk, "disk", "/", "`path` in the file system whose use is shown")
+	origins := fs.String("origins", "http://localhost:3000,http://127.0.0.1:3000",
+		"other `origins` whose pages may use the server, with commas between")
+	fs.IntVar(&s.maxStreams, "max-streams", 0,
+		"most streams open (default the descriptor limit less 5 %, and less 64 at the least)")
+	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
+	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	fs.BoolVar(&s.version, "version", false, "print the version")
+	fs.VisitAll(func(f *flag.Flag) {
+		name := "SSE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		f.Usage += " [" + name + "]"
+		if v := getenv(name); v != "" {
+			if e := f.Value.Set(v); e != nil {
+				err = fmt.Errorf("invalid value %q for %s: %w", v, name, e)
+			}
+		}
+	})
+	if e := fs.Parse(args); e != nil {
+		if e == flag.ErrHelp {
+			fmt.Println("sse-server: a live dashboard of this host over Server-Sent Events. Settings:")
+			fs.SetOutput(os.Stdout)
+			fs.PrintDefaults()
+		}
+		return s, e
+	}
+	s.origins = strings.FieldsFunc(*origins, func(r rune) bool { return r == ',' || r == ' ' })
+	if err == nil {
+		err = s.check(fs.Arg(0))
+	}
+	s.inForce = map[string]string{}
+	fs.VisitAll(func(f *flag.Flag) { s.inForce[f.Name] = f.Value.String() })
+	return s, err
+}
+
+// check refuses what makes no sense, and fills in the default of -max-streams.
+func (s *settings) check(argument string) error {
+	limit := descriptorLimit()
+	if s.maxStreams == 0 {
+		s.maxStreams = limit - max(limit/20, 64)
+	}
+	_, port, err := net.SplitHostPort(s.addr)
+	_, portErr := net.LookupPort("tcp", port)
+	notOrigin := func(o string) bool { return o != originOf(o) }
+	for _, rule := range []struct {
+		broken bool
+		text   string
+		value  any
+	}{
+		{argument != "", "argument %q is no flag: -h lists the settings", argument},
+		{err != nil || portErr != nil, "-addr %q is neither host:port nor :port", s.addr},
+		{s.interval != 0 && s.interval < minInterval, "-interval %v is under 50ms but not 0", s.interval},
+		{s.heartbeat < 2*retryEvery, "-heartbeat %v is under 200ms", s.heartbeat},
+		{s.probe != "" && originOf(s.probe) == "", "-probe %q is no http or https URL", s.probe},
+		{s.disk == "", "-disk %q is no path: name one such as /", s.disk},
+		{slices.ContainsFunc(s.origins, notOrigin),
+			"-origins %q are not all like https://example.com:8080", s.origins},
+		{s.logFormat != "text" && s.logFormat != "json", "-log-format %q is neither text nor json",
+			s.logFormat},
+		{s.maxStreams < 1 || s.maxStreams > limit,
+			"-max-streams %d is under 1 or more than the descriptors allowed (ulimit -n)", s.maxStreams},
+	} {
+		if rule.broken {
+			return fmt.Errorf(rule.text, rule.value)
+		}
+	}
+	return nil
+}
+
+func main() {
+	signal.Ignore(syscall.SIGPIPE) // neither a dead client nor a dead log pipe ends the server
+	s, err := parseSettings(os.Args[1:], os.Getenv)
+	status := 2
+	if err == nil && s.version {
+		fmt.Println("sse-server", version)
+	} else if err == nil {
+		status = 1
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		context.AfterFunc(ctx, stop) // a second signal has its default effect
+		err = run(ctx, s)
+	}
+	if err != nil && err != flag.ErrHelp {
+		fmt.Fprintln(os.Stderr, "sse-server:", err)
+		os.Exit(status)
+	}
+}
+
+// run serves until ctx is done or the listener fails.
+func run(ctx context.Context, set settings) error {
+	l, err := net.Listen("tcp", set.addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is taken: stop what listens there or choose another -addr", set.addr)
+	} else if err != nil {
+		return fmt.Errorf("listening on -addr %s: %w", set.addr, err)
+	}
+	opts := &slog.HandlerOptions{Level: set.logLevel}
+	var h slog.Handler = slog.NewTextHandler(os.Stderr, opts)
+	if set.logFormat == "json" {
+		h = slog.NewJSONHandler(os.Stderr, opts)
+	}
+	return newSSEServer(set, l, slog.New(h)).serve(ctx)
+}
+
+// An SSEServer owns the listener, the open streams, the newest snapshot and the activity feed.
+type SSEServer struct {
+	settings
+	log      *slog.Logger
+	listener net.Listener
+	host     *sampler
+	started  time.Time
+	figures  figures               // the snapshot loop's
+	wake     chan struct{}         // capacity 1: a snapshot is wanted now
+	newest   atomic.Pointer[frame] // of the last snapshot; nil before the first
+	beats    atomic.Uint64         // heartbeats that have been due
+	behind   atomic.Bool           // some stream may be
+
+	fan sync.Mutex       // one fan-out at a time; guards all
+	all []*SSEConnection // the streams of the fan-out under way
+
+	mu         sync.Mutex // guards following
+	conns      map[*SSEConnection]struct{}
+	swept      time.Time
+	stopping   bool
+	opened     uint64            // streams so far: gives each its number
+	refused    uint64            // requests for a stream
+	closed     map[string]uint64 // streams, by reason
+	past       counters          // of closed streams
+	broadcasts uint64
+	lastID     int64
+	feed       []activity // newest first
+	next       *delivery  // the broadcast that will carry what is added now
+}
+
+// A delivery is a broadcast that a request waits for; id and streams are set when done closes.
+type delivery struct {
+	done    chan struct{}
+	id      int64
+	streams int
+}
+
+// newSSEServer takes over l; serve closes it.
+func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
+	if set.probe == "" {
+		set.probe = localURL(l) + "/health"
+	}
+	probe, _ := url.Parse(set.probe)
+	set.inForce["probe"], set.inForce["addr"] = probe.Redacted(), l.Addr().String()
+	return &SSEServer{
+		settings: set, log: log, listener: l, host: newSampler(set, log), started: time.Now(),
+		wake: make(chan struct{}, 1), conns: map[*SSEConnection]struct{}{},
+		closed: map[string]uint64{}, next: &delivery{done: make(chan struct{})},
+	}
+}
+
+// serve runs the server until ctx is done (nil) or its listener fails. When it returns, every
+// stream is closed and every goroutine has ended, but for a statfs(2) that hangs.
+func (s *SSEServer) serve(ctx context.Context) error {
+	s.log.Info("listening", "url", localURL(s.listener)+"/dashboard/stream", "version", version,
+		"settings", s.inForce)
+	srv := &http.Server{
+		Handler: s, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: shortTimeout, WriteTimeout: shortTimeout,
+		IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader - 4096, // net/http allows 4 KiB more
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+	}
+	ctx, stop := context.WithCancel(ctx)
+	loops, stopLoops := context.WithCancel(context.Background())
+	defer stopLoops()
+	go func() { s.host.readDisk(s.started); every(ctx, s.host.every, s.host.readDisk) }() // not joined
+	var failed error
+	var wg sync.WaitGroup
+	for _, f := range []func(){
+		func() { s.host.readProbe(s.started); every(ctx, s.host.every, s.host.readProbe) },
+		func() { every(ctx, s.heartbeat, s.beat) },
+		func() { every(loops, retryEvery, s.tend) },
+		func() { s.snapshotLoop(loops) }, // requests wait for it until the last is finished
+		func() { failed = srv.Serve(s.listener); stop() },
+	} {
+		f := f
+		wg.Add(1)
+		go func() { defer wg.Done(); f() }()
+	}
+
+	<-ctx.Done()
+	begun := time.Now()
+	short, cancel := context.WithTimeout(context.Background(), stopPatience)
+	defer cancel()
+	if srv.Shutdown(short) != nil {
+		srv.Close()
+	}
+	stopLoops()
+	n := s.closeStreams()
+	wg.Wait()
+	s.log.Info("stopped", "streams", n, "duration", time.Since(begun))
+	if failed != http.ErrServerClosed {
+		return fmt.Errorf("accepting connections: %w", failed)
+	}
+	return nil
+}
+
+// snapshotLoop reads the host each interval, and broadcasts then and when woken.
+func (s *SSEServer) snapshotLoop(ctx context.Context) {
+	s.sample(time.Now())
+	t := time.NewTicker(firstDelay)
+	defer t.Stop()
+	var last time.Time
+	var wake chan struct{} // nil until the first snapshot, which needs a second reading
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			s.sample(time.Now())
+			if wake == nil {
+				t.Reset(s.host.every)
+				wake = s.wake
+			} else if s.interval == 0 {
+				continue
+			}
+		case <-wake:
+		}
+		time.Sleep(minInterval - time.Since(last))
+		last = time.Now()
+		s.publish(last)
+	}
+}
+
+// sample takes over the host's figures, and into the feed each change of an alarm's level.
+func (s *SSEServer) sample(now time.Time) {
+	var changes []activity
+	s.figures, changes = s.host.sample(now)
+	s.add(changes...)
+}
+
+// publish broadcasts one snapshot of the last figures and the feed.
+func (s *SSEServer) publish(now time.Time) {
+	select {
+	case <-s.wake: // who asked is served by this one
+	default:
+	}
+	s.mu.Lock()
+	d := s.next
+	s.next = &delivery{done: make(chan struct{})}
+	s.broadcasts++
+	s.lastID = max(s.lastID+1, now.UnixMilli())
+	d.id = s.lastID
+	snap := newSnapshot(s.figures, s.feed, now)
+	s.mu.Unlock()
+
+	data, _ := json.Marshal(snap) // strings only: it cannot fail
+	d.streams = s.broadcast(&frame{d.id, appendEvent(nil, d.id, data)})
+	close(d.done)
+	s.log.Debug("broadcast", "id", d.id, "streams", d.streams, "duration", time.Since(now))
+}
+
+// add puts activities into the feed; the delivery it gives is the broadcast that will carry
+// them. Test broadcasts in a row become one.
+func (s *SSEServer) add(list ...activity) *delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range list {
+		if a.Message == testMessage && len(s.feed) > 0 && s.feed[0].Message == testMessage {
+			s.feed = s.feed[1:]
+		}
+		s.feed = slices.Insert(s.feed, 0, a)
+		s.feed = s.feed[:min(len(s.feed), feedLength)]
+	}
+	return s.next
+}
+
+// beat writes a heartbeat to every stream, whatever else was sent.
+func (s *SSEServer) beat(now time.Time) {
+	s.beats.Add(1)
+	n := s.fanOut(func(c *SSEConnection) bool { return s.offer(c, now) })
+	s.log.Info("heartbeat", "streams", n)
+}
+
+// figures are one reading of the host. NaN, and a negative uptime, mean: not measured.
+type figures struct {
+	at                time.Time
+	cpu, memory, disk float64 // percent
+	network           float64 // Mbps
+	response          float64 // ms
+	uptime            time.Duration
+	status, message   string
+}
+
+// A sampler reads the host for all viewers, each reading against the one before.
+type sampler struct {
+	proc, sys, disk, probe string
+	every                  time.Duration
+	log                    *slog.Logger
+	client                 *http.Client
+	alarms                 []alarm      // of cpu, memory, disk and probe
+	cpu                    []cpuReading // of the last minute, oldest first
+	cpuPercent             float64      // the last one measured
+	net                    map[string]netBytes
+	netAt                  time.Time
+	complaints             sync.Map // logged so far
+
+	mu          sync.Mutex // guards following
+	diskPercent float64
+	diskAt      time.Time
+	response    float64 // ms; NaN after a failure
+	failures    int     // of the probe, in a row
+}
+
+func newSampler(set settings, log *slog.Logger) *sampler {
+	h := &sampler{
+		proc: "/proc", sys: "/sys", disk: set.disk, probe: set.probe, every: set.interval, log: log,
+		client: &http.Client{
+			Timeout:       probeTimeout,
+			Transport:     &http.Transport{DisableKeepAlives: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		alarms: []alarm{
+			{"CPU", " at %.0f%% over the last minute", 85, 75, 95, 85, 0, ""},
+			{"Memory", " at %.0f%%", 90, 80, 98, 90, 0, ""},
+			{"Disk", " at %.0f%%", 90, 80, 98, 90, 0, ""},
+			{"Health probe", " failed (%.0f in a row)", 1, 1, 3, 1, 0, ""},
+		},
+		cpuPercent: math.NaN(), response: math.NaN(),
+	}
+	if h.every == 0 {
+		h.every = sampleEvery
+	}
+	return h
+}
+
+// sample reads all figures; each change of an alarm's level comes as an activity.
+func (h *sampler) sample(now time.Time) (figures, []activity) {
+	f := figures{at: now, memory: readProc(h, "meminfo", parseMeminfo), disk: math.NaN(),
+		network: h.readNetwork(now), uptime: readProc(h, "uptime", parseUptime)}
+	var minute float64
+	f.cpu, minute = h.readCPU(now)
+	h.mu.Lock()
+	if now.Sub(h.diskAt) < max(diskPatience, 3*h.every) {
+		f.disk = h.diskPercent
+	}
+	f.response = h.response
+	failures := float64(h.failures)
+	h.mu.Unlock()
+
+	var changes []activity
+	var causes []string
+	worst := normal
+	for i, v := range []float64{minute, f.memory, f.disk, failures} {
+		a := &h.alarms[i]
+		if a.judge(v) {
+			changes = append(changes, newActivity(now, levelNames[a.level], a.text))
+		}
+		if a.level != normal {
+			causes = append(causes, a.text)
+			worst = max(worst, a.level)
+		}
+	}
+	f.status, f.message = statusNames[worst], strings.Join(causes, "; ")
+	if worst == normal {
+		f.message = "System running normally"
+	}
+	return f, changes
+}
+
+// readCPU gives the busy percentage since the last reading, and that over the last minute: NaN
+// until one has passed.
+func (h *sampler) readCPU(now time.Time) (percent, minute float64) {
+	t := readProc(h, "stat", parseStat)
+	if t == (cpuTimes{}) {
+		return math.NaN(), math.NaN()
+	}
+	if n := len(h.cpu); n > 0 {
+		if p := t.since(h.cpu[n-1].cpuTimes); !math.IsNaN(p) {
+			h.cpuPercent = p
+		}
+	}
+	h.cpu = append(h.cpu, cpuReading{t, now})
+	for len(h.cpu) > 1 && now.Sub(h.cpu[1].at) >= time.Minute {
+		h.cpu = h.cpu[1:]
+	}
+	if now.Sub(h.cpu[0].at) < time.Minute {
+		return h.cpuPercent, math.NaN()
+	}
+	return h.cpuPercent, t.since(h.cpu[0].cpuTimes)
+}
+
+// readNetwork gives the rate of the physical interfaces since the last reading in Mbps; in a
+// container, which has none, that of its links. NaN if no interface has two readings.
+func (h *sampler) readNetwork(now time.Time) float64 {
+	before, seconds := h.net, now.Sub(h.netAt).Seconds()
+	h.net, h.netAt = readProc(h, "net/dev", parseNetDev), now
+	links, physical := []string{}, []string{}
+	for name := range h.net {
+		if _, err := os.Lstat(filepath.Join(h.sys, "devices/virtual/net", name)); err == nil {
+			links = append(links, name)
+		} else if name != "lo" {
+			physical = append(physical, name)
+		}
+	}
+	if len(physical) == 0 {
+		physical = slices.DeleteFunc(links, isNoLink)
+	}
+	bytes, measured := uint64(0), false
+	for _, name := range physical {
+		b := h.net[name]
+		if was, ok := before[name]; ok && b.rx >= was.rx && b.tx >= was.tx {
+			bytes += b.rx - was.rx + b.tx - was.tx
+			measured = true
+		}
+	}
+	if !measured || seconds <= 0 {
+		return math.NaN()
+	}
+	return float64(bytes) * 8 / seconds / 1e6
+}
+
+// readDisk runs in a loop of its own: statfs(2) on a dead network mount blocks for ever.
+func (h *sampler) readDisk(now time.Time) {
+	var st syscall.Statfs_t
+	err := syscall.Statfs(h.disk, &st)
+	h.complain("disk "+h.disk, err)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.diskAt = now
+	h.diskPercent = usedPercent(float64(st.Blocks), float64(st.Bfree), float64(st.Bavail))
+}
+
+// readProbe measures one GET of the probed URL with its whole answer; a status of 400 or more
+// is a failure.
+func (h *sampler) readProbe(now time.Time) {
+	resp, err := h.client.Get(h.probe)
+	if err == nil {
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode >= 400 {
+			err = errors.New("it answers " + resp.Status)
+		}
+	}
+	took := time.Since(now)
+	h.complain("probe", err)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil {
+		h.response, h.failures = math.NaN(), h.failures+1
+		return
+	}
+	h.response, h.failures = math.Ceil(took.Seconds()*1000), 0
+}
+
+// complain logs what is wrong with a source of figures, each error once.
+func (h *sampler) complain(source string, err error) {
+	if _, known := h.complaints.LoadOrStore(source+fmt.Sprint(err), true); err != nil && !known {
+		h.log.Warn("a figure is missing", "source", source, "err", err)
+	}
+}
+
+// Levels of an alarm, and the names of system_status.status and of activities for them.
+const (
+	normal = iota
+	warning
+	critical
+)
+
+var (
+	statusNames = [...]string{"online", "degraded", "critical"}
+	levelNames  = [...]string{"info", "warning", "error"}
+)
+
+// An alarm makes a figure a level with hysteresis: on from one value, off below another.
+type alarm struct {
+	name, cause                      string // cause is a format for the figure
+	warnOn, warnOff, critOn, critOff float64
+	level                            int
+	text                             string // the level in words
+}
+
+// judge tells whether v changes the level. NaN changes nothing.
+func (a *alarm) judge(v float64) bool {
+	was := a.level
+	if math.IsNaN(v) {
+		return false
+	} else if v >= a.critOn || was == critical && v >= a.critOff {
+		a.level = critical
+	} else if v >= a.warnOn || was != normal && v >= a.warnOff {
+		a.level = warning
+	} else {
+		a.level = normal
+	}
+	if a.text = a.name + " back to normal"; a.level != normal {
+		a.text = a.name + fmt.Sprintf(a.cause, math.Round(v))
+	}
+	return a.level != was
+}
+
+// A snapshot on the wire has the keys, their order and the formats of the Rails server.
+type snapshot struct {
+	SystemStatus systemStatus `json:"system_status"`
+	Metrics      metrics      `json:"metrics"`
+	Activities   []activity   `json:"activities"`
+	Timestamp    string       `json:"timestamp"`
+}
+
+type systemStatus struct {
+	Status    string `json:"status"`
+	Uptime    string `json:"uptime"`
+	LastCheck string `json:"last_check"`
+	Message   string `json:"message"`
+}
+
+type metrics struct {
+	CPU          string `json:"cpu"`
+	Memory       string `json:"memory"`
+	Disk         string `json:"disk"`
+	Network      string `json:"network"`
+	ResponseTime string `json:"response_time"`
+}
+
+type activity struct {
+	Time     string `json:"time"`
+	Message  string `json:"message"`
+	Level    string `json:"level"`
+	CSSClass string `json:"css_class"`
+}
+
+const testMessage = "Test broadcast"
+
+func newActivity(t time.Time, level, message string) activity {
+	return activity{t.Format(time.TimeOnly), message, level, "activity-" + level}
+}
+
+// newSnapshot copies feed.
+func newSnapshot(f figures, feed []activity, now time.Time) snapshot {
+	updated := newActivity(now, "info", "Dashboard updated")
+	return snapshot{
+		SystemStatus: systemStatus{f.status, formatUptime(f.uptime), f.at.Format(time.TimeOnly),
+			f.message},
+		Metrics: metrics{formatFigure(f.cpu, "%"), formatFigure(f.memory, "%"),
+			formatFigure(f.disk, "%"), formatNetwork(f.network), formatFigure(f.response, "ms")},
+		Activities: append([]activity{updated}, feed...),
+		Timestamp:  now.Format(time.TimeOnly),
+	}
+}
+
+// formatFigure rounds v to an integer; NaN is "N/A".
+func formatFigure(v float64, unit string) string {
+	if math.IsNaN(v) {
+		return "N/A"
+	}
+	return strconv.Itoa(int(math.Round(v))) + unit
+}
+
+// formatNetwork rounds first and shows one decimal under 10: "0.3 Mbps", "125 Mbps".
+func formatNetwork(mbps float64) string {
+	if tenths := math.Round(mbps*10) / 10; tenths < 10 {
+		return strconv.FormatFloat(tenths, 'f', 1, 64) + " Mbps"
+	}
+	return formatFigure(mbps, " Mbps")
+}
+
+// formatUptime shows the largest unit and, unless it is zero, the next.
+func formatUptime(d time.Duration) string {
+	if d < 0 {
+		return "N/A"
+	}
+	n := int(d / time.Minute)
+	parts := [...]string{plural(n/1440, "day"), plural(n/60%24, "hour"), plural(n%60, "minute"), ""}
+	for i, p := range parts {
+		if p != "" && parts[i+1] != "" {
+			return p + ", " + parts[i+1]
+		} else if p != "" {
+			return p
+		}
+	}
+	return "less than a minute"
+}
+
+// plural is empty for 0.
+func plural(n int, unit string) string {
+	return map[bool]string{n > 1: fmt.Sprintf("%d %ss", n, unit), n == 1: "1 " + unit}[true]
+}
+
+// A frame is one event, encoded once for all streams. Nobody changes its bytes.
+type frame struct {
+	id    int64
+	bytes []byte
+}
+
+var heartbeatBytes = []byte(": heartbeat\n\n")
+
+const streamHead = "HTTP/1.1 200 OK\r\n" +
+	"Content-Type: text/event-stream\r\n" +
+	"Cache-Control: no-cache, no-transform\r\n" +
+	"Connection: close\r\n" +
+	"X-Accel-Buffering: no\r\n" +
+	"Vary: Origin\r\n"
+
+// appendEvent appends an event without a name; data is one line.
+func appendEvent(b []byte, id int64, data []byte) []byte {
+	return fmt.Appendf(b, "id: %d\ndata: %s\n\n", id, data)
+}
+
+// appendRetry appends a reconnection time drawn from least up to most seconds, so that not all
+// clients come back at the same instant.
+func appendRetry(b []byte, least, most int) []byte {
+	return fmt.Appendf(b, "retry: %d\n", 1000*least+rand.Intn(1000*(most-least)))
+}
+
+// broadcast makes f the newest frame, offers it to every stream, and gives how many have it.
+func (s *SSEServer) broadcast(f *frame) int {
+	s.newest.Store(f)
+	now := time.Now()
+	return s.fanOut(func(c *SSEConnection) bool { return s.offer(c, now) })
+}
+
+// tend offers the streams that are behind what they are owed (the others are owed nothing), and
+// now and then removes those whose client is gone.
+func (s *SSEServer) tend(now time.Time) {
+	if s.behind.Swap(false) {
+		s.fanOut(func(c *SSEConnection) bool { return s.offer(c, now) })
+	}
+	s.sweep(now, sweepEvery)
+}
+
+// sweep removes the streams whose client is gone, unless that was done less than age ago.
+func (s *SSEServer) sweep(now time.Time, age time.Duration) {
+	s.mu.Lock()
+	due := now.Sub(s.swept) >= age
+	if due {
+		s.swept = now
+	}
+	s.mu.Unlock()
+	if due {
+		s.fanOut(func(c *SSEConnection) bool { return s.keep(c, c.drain()) })
+	}
+}
+
+// fanOut calls each for every stream, on as many workers as there are cores where that pays,
+// and gives how many it was true for.
+func (s *SSEServer) fanOut(each func(*SSEConnection) bool) int {
+	s.fan.Lock()
+	defer s.fan.Unlock()
+	s.mu.Lock()
+	for c := range s.conns {
+		s.all = append(s.all, c)
+	}
+	s.mu.Unlock()
+
+	var next, count atomic.Int64
+	work := func() {
+		for i := next.Add(1); i <= int64(len(s.all)); i = next.Add(1) {
+			if each(s.all[i-1]) {
+				count.Add(1)
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	for i := min(runtime.GOMAXPROCS(0), len(s.all)/perWorker); i > 1; i-- {
+		wg.Add(1)
+		go func() { defer wg.Done(); work() }()
+	}
+	work()
+	wg.Wait()
+	clear(s.all) // lets closed streams go
+	s.all = s.all[:0]
+	return int(count.Load())
+}
+
+// offer gives c what it is owed, and tells whether it is up to date then.
+func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
+	current, err := c.offer(s.newest.Load(), s.beats.Load(), now)
+	if !current {
+		s.behind.Store(true)
+	}
+	return s.keep(c, err) && current
+}
+
+// keep removes c if there is an error.
+func (s *SSEServer) keep(c *SSEConnection, err error) bool {
+	if err != nil {
+		s.remove(c, err)
+	}
+	return err == nil
+}
+
+// reserve puts c, not yet open, into the map; false if the server is full or stopping.
+func (s *SSEServer) reserve(c *SSEConnection) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping || len(s.conns) >= s.maxStreams {
+		return false
+	}
+	s.opened++
+	c.number = s.opened
+	s.conns[c] = struct{}{}
+	return true
+}
+
+// remove closes c and takes it out of the map, once; err says why.
+func (s *SSEServer) remove(c *SSEConnection, err error) {
+	last, ok := c.close(err)
+	if !ok {
+		return
+	}
+	why := reason(err)
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.closed[why]++
+	s.past.add(last)
+	n := len(s.conns)
+	s.mu.Unlock()
+	s.log.Info("stream closed", "stream", c.number, "remote", c.remote, "reason", why, "err", err,
+		"duration", time.Since(c.since), "events", last.events, "streams", n)
+}
+
+// closeStreams tells each stream when to come back and closes it; none joins any more.
+func (s *SSEServer) closeStreams() int {
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	return s.fanOut(func(c *SSEConnection) bool { return !s.keep(c, errStopping) })
+}
+
+// Why a stream is closed, besides what the kernel says; io.EOF is the client's end of it.
+var (
+	errStalled  = errors.New("took nothing for " + stallLimit.String())
+	errStopping = errors.New("the server stops")
+)
+
+// reason gives the name under which a closed stream is counted.
+func reason(err error) string {
+	switch err {
+	case errStopping:
+		return "shutdown"
+	case errStalled:
+		return "stalled"
+	case io.EOF, syscall.EPIPE, syscall.ECONNRESET:
+		return "client"
+	}
+	return "error"
+}
+
+// An SSEConnection is one stream: a descriptor of its own, out of sight of net/http and of
+// Go's poller. A closed descriptor's number may be another connection's a moment later, so it
+// is used and closed only under mu.
+type SSEConnection struct {
+	number            uint64
+	remote, userAgent string
+	since             time.Time
+
+	mu      sync.Mutex // guards following
+	fd      int        // -1 before it is open and after it is closed
+	closed  bool
+	rest    []byte    // of what was begun
+	last    int64     // id of the newest frame begun
+	owed    int64     // id of a newer one that the kernel did not take; 0: none
+	beats   uint64    // heartbeats that were due and are sent
+	blocked time.Time // when the kernel last took something, while the stream is behind
+	err     error     // of the last send
+	counters
+}
+
+// counters count what streams were sent.
+type counters struct {
+	events, skipped, bytes uint64
+}
+
+func (n *counters) add(o counters) {
+	n.events += o.events
+	n.skipped += o.skipped
+	n.bytes += o.bytes
+}
+
+// open begins the stream: head, and f in the same write. False if it was closed before.
+func (c *SSEConnection) open(fd int, head []byte, f *frame, beats uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.fd, c.rest, c.beats = fd, head, beats
+	if f != nil {
+		c.rest = append(c.rest, f.bytes...)
+		c.last, c.events = f.id, 1
+	}
+	return true
+}
+
+// offer sends what the stream is owed, as far as the kernel takes it without waiting: the rest
+// of what was begun, the newest frame, a heartbeat. Of a frame that the kernel takes nothing of,
+// nothing is kept. It tells whether the stream is up to date; after an error it is to be removed.
+func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd < 0 {
+		return true, nil
+	}
+	before := c.bytes
+	c.flush()
+	if newest != nil && newest.id > c.last {
+		if c.owed != 0 && c.owed != newest.id {
+			c.skipped++
+		}
+		c.owed = newest.id
+		if c.begin(newest.bytes) {
+			c.last, c.owed = newest.id, 0
+			c.events++
+		}
+	}
+	if c.owed == 0 && beats > c.beats && c.begin(heartbeatBytes) {
+		c.beats = beats
+	}
+	if c.owed == 0 && beats <= c.beats && len(c.rest) == 0 {
+		c.blocked = time.Time{}
+		return true, c.err
+	}
+	if c.bytes > before || c.blocked.IsZero() {
+		c.blocked = now
+	} else if c.err == nil && now.Sub(c.blocked) >= stallLimit {
+		c.err = errStalled
+	}
+	return false, c.err
+}
+
+// flush sends what it can of the rest. It needs mu.
+func (c *SSEConnection) flush() {
+	if len(c.rest) > 0 {
+		c.rest = c.rest[c.send(c.rest):]
+	}
+	if len(c.rest) == 0 {
+		c.rest = nil // lets go of the stream's head
+	}
+}
+
+// begin offers b to the kernel if no rest is in the way. If the kernel takes some of it the
+// rest is kept, otherwise nothing is. It needs mu.
+func (c *SSEConnection) begin(b []byte) bool {
+	if len(c.rest) > 0 || c.err != nil {
+		return false
+	}
+	n := c.send(b)
+	if n > 0 {
+		c.rest = b[n:]
+	}
+	return n > 0
+}
+
+// send gives the kernel what it takes of b at once, and tells how much that was. On Linux it
+// takes nothing while earlier bytes have not left the machine: TCP_NOTSENT_LOWAT is 1, and
+// MSG_EOR keeps b from being glued to them. It needs mu.
+func (c *SSEConnection) send(b []byte) (n int) {
+	if onLinux {
+		n, c.err = rawCall(syscall.SYS_SENDTO, c.fd, unsafe.Pointer(&b[0]), len(b), msgNoSignal|msgEOR)
+	} else {
+		n, c.err = syscall.Write(c.fd, b)
+	}
+	switch c.err {
+	case nil:
+		c.bytes += uint64(n)
+		return n
+	case syscall.EAGAIN, syscall.EINTR, syscall.ENOBUFS:
+		c.err = nil // it is tried again
+	}
+	return 0
+}
+
+// drain throws away what the client sent; an error means that it is gone.
+func (c *SSEConnection) drain() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd < 0 {
+		return nil
+	}
+	return discard(c.fd)
+}
+
+// close closes the stream, once, and gives the final counters. At shutdown the client is told
+// first when to come back. What it sent is thrown away, since close(2) would otherwise be a
+// reset that throws away what it has not got yet.
+func (c *SSEConnection) close(why error) (last counters, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.fd < 0 {
+		ok, c.closed = !c.closed, true
+		return c.counters, ok
+	}
+	switch why {
+	case errStalled:
+		reset := &syscall.Linger{Onoff: 1}
+		syscall.SetsockoptLinger(c.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, reset)
+	case errStopping:
+		c.flush()
+		c.begin(append(appendRetry(nil, 1, 5), '\n'))
+		fallthrough
+	default:
+		discard(c.fd)
+		syscall.Shutdown(c.fd, syscall.SHUT_WR)
+	}
+	syscall.Close(c.fd)
+	c.fd, c.rest, c.closed = -1, nil, true
+	return c.counters, true
+}
+
+// discard reads away what has come, and gives io.EOF or another error at the end of it. On Linux
+// MSG_TRUNC makes that a call without a buffer; see tcp(7).
+func discard(fd int) error {
+	for i := 0; i < 4; i++ {
+		var n int
+		var err error
+		if onLinux {
+			n, err = rawCall(syscall.SYS_RECVFROM, fd, nil, recvBuffer*4, msgTrunc)
+		} else {
+			n, err = syscall.Read(fd, make([]byte, recvBuffer))
+		}
+		if err == syscall.EAGAIN || err == syscall.EINTR {
+			return nil
+		} else if err == nil && n == 0 {
+			err = io.EOF
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rawCall is sendto(2) or recvfrom(2) without an address, on a socket that does not block. As it
+// never waits, it goes without the scheduler's bookkeeping around a system call.
+func rawCall(call uintptr, fd int, p unsafe.Pointer, n int, flags uintptr) (int, error) {
+	r, _, e := syscall.RawSyscall6(call, uintptr(fd), uintptr(p), uintptr(n), flags, 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(r), nil
+}
+
+// connKey is the key of a request's net.Conn in its context.
+type connKey struct{}
+
+// takeOver gives a descriptor of a request's connection, which net/http then forgets. Where it
+// fails for want of a descriptor, the request can still be answered.
+func takeOver(w http.ResponseWriter, r *http.Request) (fd int, err error) {
+	rc, err := r.Context().Value(connKey{}).(syscall.Conn).SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	e := rc.Control(func(old uintptr) {
+		syscall.ForkLock.RLock()
+		defer syscall.ForkLock.RUnlock()
+		if fd, err = syscall.Dup(int(old)); err == nil {
+			syscall.CloseOnExec(fd)
+		}
+	})
+	if e != nil || err != nil {
+		return -1, errors.Join(e, err)
+	}
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		syscall.Close(fd)
+		return -1, err
+	}
+	conn.Close()
+	syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
+	syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, recvBuffer)
+	if onLinux {
+		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpNotsentLowat, 1)
+		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpUserTimeout, int(vanishLimit.Milliseconds()))
+	}
+	return fd, nil
+}
+
+// A route is what answers at a path, and the methods that it takes.
+type route struct {
+	methods string // as in the Allow header
+	serve   func(*SSEServer, http.ResponseWriter, *http.Request)
+}
+
+var routes = map[string]route{
+	"/dashboard/stream":       {"GET", (*SSEServer).serveStream},
+	"/dashboard/trigger-test": {"GET", (*SSEServer).serveTrigger},
+	"/dashboard/debug":        {"GET, HEAD", (*SSEServer).serveDebug},
+	"/health":                 {"GET, HEAD", (*SSEServer).serveHealth},
+}
+
+// ServeHTTP finds the route, and lets the pages of allowed origins use it.
+func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Vary", "Origin")
+	h.Set("Cache-Control", "no-store")
+	origin := r.Header.Get("Origin")
+	allowed := slices.Contains(s.origins, origin)
+	if allowed {
+		h.Set("Access-Control-Allow-Origin", origin)
+	}
+	rt, ok := routes[r.URL.Path]
+	switch {
+	case !ok:
+		http.Error(w, "Nothing is here: open /dashboard/stream or /dashboard/debug.", 404)
+	case r.Method == "OPTIONS" && allowed:
+		h.Set("Access-Control-Allow-Methods", rt.methods)
+		h.Set("Access-Control-Allow-Headers",
+			"Authorization, Content-Type, Cache-Control, Last-Event-ID")
+		w.WriteHeader(http.StatusNoContent)
+	case !slices.Contains(strings.Split(rt.methods, ", "), r.Method):
+		h.Set("Allow", rt.methods)
+		http.Error(w, "Use "+rt.methods+" here.", http.StatusMethodNotAllowed)
+	default:
+		rt.serve(s, w, r)
+	}
+}
+
+// GET /dashboard/stream
+func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
+	ua := r.UserAgent()
+	c := &SSEConnection{fd: -1, remote: r.RemoteAddr, since: time.Now(),
+		userAgent: strings.Clone(ua[:min(len(ua), maxUserAgent)])}
+	if !s.reserve(c) {
+		s.sweep(c.since, retryEvery) // makes room where clients are gone
+		if !s.reserve(c) {
+			s.refuse(w, r)
+			return
+		}
+	}
+	fd, err := takeOver(w, r)
+	if err != nil {
+		s.remove(c, err)
+		s.refuse(w, r)
+		return
+	}
+	head := []byte(streamHead)
+	if origin := w.Header().Get("Access-Control-Allow-Origin"); origin != "" {
+		head = append(head, "Access-Control-Allow-Origin: "+origin+"\r\n"...)
+	}
+	s.log.Info("stream opened", "stream", c.number, "remote", c.remote, "user_agent", c.userAgent)
+	if !c.open(fd, appendRetry(append(head, "\r\n"...), 1, 5), s.newest.Load(), s.beats.Load()) {
+		syscall.Close(fd)
+	}
+	s.offer(c, c.since)
+}
+
+// refuse answers a request for a stream when there is no room. EventSource gives up for ever
+// on anything but 200, so it gets a stream that ends at once and says when to come back.
+func (s *SSEServer) refuse(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.refused++
+	state := fmt.Sprintf("full, %d streams are open", len(s.conns))
+	if s.stopping {
+		state = "stopping"
+	}
+	s.mu.Unlock()
+	s.log.Warn("stream refused", "remote", r.RemoteAddr, "state", state)
+	h := w.Header()
+	h.Set("Connection", "close")
+	if strings.Contains(strings.ToLower(r.Header.Get("Accept")), "text/event-stream") {
+		h.Set("Content-Type", "text/event-stream")
+		fmt.Fprintf(w, "%s: %s\n\n", appendRetry(nil, 5, 30), state)
+		return
+	}
+	h.Set("Retry-After", strconv.Itoa(5+rand.Intn(25)))
+	http.Error(w, "The server is "+state+": try again later.", http.StatusServiceUnavailable)
+}
+
+// GET /dashboard/trigger-test
+func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
+	d := s.add(newActivity(time.Now(), "info", testMessage))
+	select {
+	case s.wake <- struct{}{}:
+	default: // somebody asked already
+	}
+	select {
+	case <-d.done:
+		writeJSON(w, map[string]any{"message": testMessage + " sent", "id": d.id, "streams": d.streams})
+	case <-r.Context().Done():
+	}
+}
+
+// GET /health
+func (s *SSEServer) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(w, "OK")
+}
+
+// GET /dashboard/debug
+func (s *SSEServer) serveDebug(w http.ResponseWriter, _ *http.Request) {
+	now := time.Now()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	s.mu.Lock()
+	state := map[string]any{
+		"version": version, "start": s.started, "uptime": formatUptime(now.Sub(s.started)),
+		"settings": s.inForce, "streams_open": len(s.conns), "streams_allowed": s.maxStreams,
+		"streams_opened": s.opened, "streams_refused": s.refused, "closed": maps.Clone(s.closed),
+		"broadcasts": s.broadcasts, "newest_id": s.lastID, "goroutines": runtime.NumGoroutine(),
+		"heap_bytes": m.HeapAlloc, "memory_bytes": m.Sys - m.HeapReleased,
+	}
+	total := s.past
+	conns := make([]*SSEConnection, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+
+	slices.SortFunc(conns, func(a, b *SSEConnection) int { return int(b.number) - int(a.number) })
+	list := []any{}
+	for _, c := range conns {
+		c.mu.Lock()
+		n, behind := c.counters, 0.0
+		if !c.blocked.IsZero() {
+			behind = now.Sub(c.blocked).Round(time.Millisecond).Seconds()
+		}
+		c.mu.Unlock()
+		total.add(n)
+		if len(list) < maxListed {
+			list = append(list, map[string]any{"stream": c.number, "remote": c.remote,
+				"user_agent": c.userAgent, "since": c.since, "events": n.events, "skipped": n.skipped,
+				"bytes": n.bytes, "encoding": "identity", "seconds_behind": behind})
+		}
+	}
+	state["events_sent"], state["events_skipped"] = total.events, total.skipped
+	state["bytes_sent"], state["streams"] = total.bytes, list
+	writeJSON(w, state)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v)
+}
+
+// readProc parses a file of /proc; what is wrong with it is logged.
+func readProc[T any](h *sampler, name string, parse func(text string) (T, error)) T {
+	text, err := os.ReadFile(filepath.Join(h.proc, name))
+	v, parseErr := parse(string(text))
+	if err == nil {
+		err = parseErr
+	}
+	h.complain(name, err)
+	return v
+}
+
+// cpuTimes are user, nice, system, idle, iowait, irq, softirq and steal, in clock ticks. The
+// other two of proc(5), guest and guest_nice, are in user and nice already.
+type cpuTimes [8]uint64
+
+type cpuReading struct {
+	cpuTimes
+	at time.Time
+}
+
+// since gives the busy percentage between two readings, NaN if no time has passed. A counter
+// that stepped back counts nothing.
+func (t cpuTimes) since(before cpuTimes) float64 {
+	var busy, total float64
+	for i := range t {
+		d := float64(max(t[i], before[i]) - before[i])
+		total += d
+		if i != 3 && i != 4 { // idle, iowait
+			busy += d
+		}
+	}
+	return 100 * busy / total
+}
+
+// parseStat reads the first line of /proc/stat.
+func parseStat(text string) (t cpuTimes, err error) {
+	if _, err = fmt.Sscanf(text, "cpu %d %d %d %d %d %d %d %d", &t[0], &t[1], &t[2], &t[3],
+		&t[4], &t[5], &t[6], &t[7]); err != nil {
+		return cpuTimes{}, fmt.Errorf("parsing stat: %.80q: %w", text, err)
+	}
+	return t, nil
+}
+
+// parseMeminfo gives the percentage in use. Without MemAvailable (before Linux 3.14) it is NaN.
+func parseMeminfo(text string) (float64, error) {
+	total, available := uint64(0), uint64(math.MaxUint64)
+	for _, line := range strings.Split(text, "\n") {
+		fmt.Sscanf(line, "MemTotal: %d kB", &total)
+		fmt.Sscanf(line, "MemAvailable: %d kB", &available)
+	}
+	if total == 0 || available > total {
+		return math.NaN(), errors.New("parsing meminfo: it lacks MemTotal or MemAvailable")
+	}
+	return 100 * float64(total-available) / float64(total), nil
+}
+
+// netBytes are an interface's counters.
+type netBytes struct {
+	rx, tx uint64
+}
+
+// parseNetDev reads /proc/net/dev. There may be no space after an interface's colon.
+func parseNetDev(text string) (map[string]netBytes, error) {
+	read := map[string]netBytes{}
+	for _, line := range strings.Split(text, "\n") {
+		name, counters, ok := strings.Cut(line, ":")
+		if !ok {
+			continue // a header
+		}
+		var b netBytes
+		var skip uint64
+		if _, err := fmt.Sscan(counters, &b.rx, &skip, &skip, &skip, &skip, &skip, &skip, &skip,
+			&b.tx); err != nil {
+			return nil, fmt.Errorf("parsing net/dev: %q: %w", line, err)
+		}
+		read[strings.TrimSpace(name)] = b
+	}
+	return read, nil
+}
+
+// isNoLink tells whether an interface that is not physical is no container's link either.
+func isNoLink(name string) bool {
+	return name == "lo" || slices.ContainsFunc([]string{"docker", "veth", "br-", "virbr", "ifb", "tun", "tap"},
+		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
+
+// parseUptime reads the first number of /proc/uptime, in seconds; -1 if that fails.
+func parseUptime(text string) (time.Duration, error) {
+	var seconds float64
+	_, err := fmt.Sscan(text, &seconds)
+	if err != nil || !(seconds >= 0 && seconds < 1e9) {
+		return -1, fmt.Errorf("parsing uptime: %q is no number of seconds", text)
+	}
+	return time.Duration(seconds * float64(time.Second)), nil
+}
+
+// usedPercent rounds up as df(1) does; NaN if the file system has no blocks.
+func usedPercent(blocks, free, available float64) float64 {
+	return math.Ceil(100 * (blocks - free) / (blocks - free + available))
+}
+
+// descriptorLimit is RLIMIT_NOFILE, which Go raises to the hard limit at start.
+func descriptorLimit() int {
+	var l syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
+		return 1024
+	}
+	return int(min(uint64(l.Cur), 1<<20))
+}
+
+// localURL is the listener's URL for a client on this machine.
+func localURL(l net.Listener) string {
+	local := strings.NewReplacer("[::]", "localhost", "0.0.0.0", "localhost")
+	return "http://" + local.Replace(l.Addr().String())
+}
+
+// originOf is the origin of an http or https URL, and "" of anything else.
+func originOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return ""
+	}
+	return strings.ToLower(u.Scheme + "://" + u.Host)
+}
+
+// every calls step each d until ctx is done.
+func every(ctx context.Context, d time.Duration, step func(now time.Time)) {
+	t := time.NewTicker(d)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			step(time.Now())
+		}
+	}
+}

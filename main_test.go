@@ -1,0 +1,976 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"reflect"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestStreamHeadAndFirstEventAreAsDocumented(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.waitForSnapshot(t)
+	c := s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+	var got []byte
+	for !bytes.Contains(got, []byte("}\n\n")) {
+		got = append(got, c.read(t, 1)...)
+	}
+	want := regexp.MustCompile(`^HTTP/1.1 200 OK\r
+Content-Type: text/event-stream\r
+Cache-Control: no-cache, no-transform\r
+Connection: close\r
+X-Accel-Buffering: no\r
+Vary: Origin\r
+\r
+retry: [1-4]\d\d\d
+id: \d{13}
+data: \{.*\}
+
+$`)
+	if !want.Match(got) {
+		t.Errorf("the stream begins with\n%s", got)
+	}
+}
+
+func TestStreamServesOldAndNewClientsWithAnyAccept(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for _, request := range []string{
+		"GET /dashboard/stream HTTP/1.0\r\n\r\n",
+		"GET /dashboard/stream HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n",
+		"GET /dashboard/stream HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /dashboard/stream?a=b HTTP/1.1\r\nHost: x\r\nAccept: */*\r\nLast-Event-ID: 7\r\n\r\n",
+	} {
+		c := s.connect(t, request)
+		c.head(t)
+		if e := c.event(t); e.id == 0 || !json.Valid(e.data) {
+			t.Errorf("%q: first event is %d %s", request, e.id, e.data)
+		}
+	}
+}
+
+var snapshotFormat = regexp.MustCompile(`^\{"system_status":\{"status":"(online|degraded|critical)",` +
+	`"uptime":"(less than a minute|(\d+ (day|hour|minute)s?)(, \d+ (hour|minute)s?)?)",` +
+	`"last_check":"\d\d:\d\d:\d\d","message":"[^"]+"\},` +
+	`"metrics":\{"cpu":"\d+%","memory":"\d+%","disk":"\d+%",` +
+	`"network":"(\d\.\d|\d\d+) Mbps|N/A","response_time":"\d+ms"\},` +
+	`"activities":\[\{"time":"\d\d:\d\d:\d\d","message":"Dashboard updated","level":"info",` +
+	`"css_class":"activity-info"\}.*\],"timestamp":"\d\d:\d\d:\d\d"\}$`)
+
+func TestSnapshotHasTheRailsKeysOrderAndFormats(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("figures are Linux's")
+	}
+	s := startServer(t)
+	if e := s.stream(t).event(t); !snapshotFormat.Match(e.data) {
+		t.Errorf("the first snapshot is\n%s", e.data)
+	}
+}
+
+func TestFirstSnapshotIsThereAfterHalfASecond(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	c := s.stream(t)
+	c.event(t)
+	if d := time.Since(s.started); d < firstDelay {
+		t.Errorf("the first snapshot came after %v: rates need two readings", d)
+	}
+}
+
+func TestSnapshotsComeEachInterval(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "100ms")
+	c := s.stream(t)
+	first := c.event(t)
+	start := time.Now()
+	for i := 0; i < 5; i++ {
+		c.event(t)
+	}
+	if last := c.event(t); last.id-first.id < 500 || time.Since(start) < 400*time.Millisecond {
+		t.Errorf("six intervals of 100ms took %d ms by id", last.id-first.id)
+	}
+}
+
+func TestIntervalZeroSendsOnlyWhenTriggered(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	first := c.event(t)
+	time.Sleep(300 * time.Millisecond)
+	reply := s.trigger(t)
+	if e := c.event(t); e.id != reply.ID || e.id <= first.id {
+		t.Errorf("after event %d and trigger %d came event %d", first.id, reply.ID, e.id)
+	}
+}
+
+func TestTriggerReachesAllAndSaysHowMany(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	var clients []*client
+	for i := 0; i < 7; i++ {
+		clients = append(clients, s.stream(t))
+		clients[i].event(t)
+	}
+	reply := s.trigger(t)
+	if reply.Streams != 7 || reply.Message != "Test broadcast sent" {
+		t.Errorf("the trigger answers %+v", reply)
+	}
+	for _, c := range clients {
+		e := c.event(t)
+		if a := e.snapshot(t).Activities; e.id != reply.ID || a[0].Message != "Dashboard updated" ||
+			a[1].Message != "Test broadcast" || a[1].Level != "info" {
+			t.Errorf("event %d has the activities %v", e.id, a)
+		}
+	}
+}
+
+func TestTestBroadcastsInARowBecomeOne(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	c.event(t)
+	s.add(newActivity(time.Now(), "info", "Deployed"))
+	for i := 0; i < 3; i++ {
+		s.trigger(t)
+	}
+	var e event
+	for i := 0; i < 3; i++ {
+		e = c.event(t)
+	}
+	got := []string{}
+	for _, a := range e.snapshot(t).Activities {
+		got = append(got, a.Message)
+	}
+	want := []string{"Dashboard updated", "Test broadcast", "Deployed"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("activities are %q, want %q", got, want)
+	}
+}
+
+func TestActivitiesAreTheLastTenNewestFirst(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	for i := 1; i <= 12; i++ {
+		s.add(newActivity(time.Now(), "info", strconv.Itoa(i)))
+	}
+	got := newSnapshot(figures{}, s.feed, time.Now()).Activities
+	if len(got) != 11 || got[0].Message != "Dashboard updated" || got[1].Message != "12" ||
+		got[10].Message != "3" {
+		t.Errorf("activities are %v", got)
+	}
+}
+
+func TestTriggerFloodCostsAtMostTwentyBroadcastsASecond(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	c.event(t)
+	start, before := time.Now(), s.debug(t).Broadcasts
+	var wg sync.WaitGroup
+	last := make([]int64, 100)
+	for g := range last {
+		wg.Add(1)
+		go func(g int) {
+			defer wg.Done()
+			for i := 0; i < 100; i++ {
+				last[g] = s.trigger(t).ID
+			}
+		}(g)
+	}
+	wg.Wait()
+	most := int(time.Since(start)/minInterval) + 1
+	state := s.debug(t)
+	if n := state.Broadcasts - before; n > most || n < 2 {
+		t.Errorf("10000 triggers in %v cost %d broadcasts, at most %d are allowed",
+			time.Since(start), n, most)
+	}
+	for e := c.event(t); e.id != state.NewestID; e = c.event(t) {
+	}
+	for _, id := range last {
+		if id > state.NewestID {
+			t.Errorf("trigger %d was answered but its broadcast never came", id)
+		}
+	}
+}
+
+func TestHealthSaysOK(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	if code, _, body := s.request(t, "GET", "/health"); code != 200 || body != "OK" {
+		t.Errorf("/health answers %d %q", code, body)
+	}
+}
+
+func TestDebugShowsTheState(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-heartbeat", "7s")
+	c := s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\nUser-Agent: "+
+		strings.Repeat("u", 300)+"\r\n\r\n")
+	c.head(t)
+	first := c.event(t)
+	gone := s.stream(t)
+	gone.event(t)
+	gone.Close()
+	eventually(t, "the closed stream is counted", func() bool { return s.debug(t).Closed["client"] == 1 })
+	d := s.debug(t)
+	if d.Version != "dev" || d.Open != 1 || d.Allowed != s.maxStreams || d.Opened != 2 ||
+		d.Settings["heartbeat"] != "7s" || d.Events < 2 || d.Bytes < uint64(2*len(first.data)) ||
+		d.NewestID < first.id || d.Goroutines < 5 || d.Heap == 0 || d.Memory < d.Heap {
+		t.Errorf("the state is %+v", d)
+	}
+	if len(d.Streams) != 1 || d.Streams[0].Remote != c.LocalAddr().String() ||
+		d.Streams[0].UserAgent != strings.Repeat("u", maxUserAgent) || d.Streams[0].Events < 1 ||
+		d.Streams[0].Encoding != "identity" || time.Since(d.Streams[0].Since) > time.Minute {
+		t.Errorf("the streams are %+v", d.Streams)
+	}
+}
+
+func TestDebugListsTheNewestHundredStreams(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for i := 0; i < maxListed+5; i++ {
+		s.stream(t)
+	}
+	d := s.debug(t)
+	if d.Open != maxListed+5 || len(d.Streams) != maxListed || d.Streams[0].Stream != maxListed+5 {
+		t.Errorf("%d streams, %d listed, the first is %d", d.Open, len(d.Streams), d.Streams[0].Stream)
+	}
+}
+
+func TestEachEndpointTakesItsMethodsOnly(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for _, c := range []struct {
+		method, path string
+		code         int
+		allow        string
+	}{
+		{"POST", "/dashboard/stream", 405, "GET"},
+		{"HEAD", "/dashboard/stream", 405, "GET"},
+		{"OPTIONS", "/dashboard/stream", 405, "GET"},
+		{"POST", "/dashboard/trigger-test", 405, "GET"},
+		{"HEAD", "/dashboard/trigger-test", 405, "GET"},
+		{"DELETE", "/dashboard/debug", 405, "GET, HEAD"},
+		{"PUT", "/health", 405, "GET, HEAD"},
+		{"HEAD", "/dashboard/debug", 200, ""},
+		{"HEAD", "/health", 200, ""},
+		{"GET", "/dashboard/stream/", 404, ""},
+		{"GET", "/nothing", 404, ""},
+		{"POST", "/nothing", 404, ""},
+	} {
+		code, head, body := s.request(t, c.method, c.path)
+		if code != c.code || head.Get("Allow") != c.allow {
+			t.Errorf("%s %s answers %d, Allow %q", c.method, c.path, code, head.Get("Allow"))
+		}
+		if code >= 400 && c.method != "HEAD" && !oneSentence.MatchString(body) {
+			t.Errorf("%s %s answers %q, which is not one sentence", c.method, c.path, body)
+		}
+	}
+	if n := s.debug(t).Broadcasts; n > 3 {
+		t.Errorf("refused triggers made broadcasts: %d", n)
+	}
+}
+
+var oneSentence = regexp.MustCompile(`^[A-Z][^\n]*\.\n$`)
+
+func TestPagesOfAllowedOriginsMayUseTheServer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for _, path := range []string{"/dashboard/stream", "/dashboard/debug",
+		"/dashboard/trigger-test", "/health"} {
+		for origin, want := range map[string]string{
+			"http://localhost:3000": "http://localhost:3000",
+			"http://127.0.0.1:3000": "http://127.0.0.1:3000",
+			"http://evil.example":   "",
+			"http://localhost:3001": "",
+			"":                      "",
+		} {
+			_, head, _ := s.request(t, "GET", path, "Origin", origin)
+			if got := head.Get("Access-Control-Allow-Origin"); got != want {
+				t.Errorf("%s from %q allows origin %q", path, origin, got)
+			}
+			if head.Get("Vary") != "Origin" {
+				t.Errorf("%s from %q has Vary %q", path, origin, head.Get("Vary"))
+			}
+		}
+		code, head, _ := s.request(t, "OPTIONS", path, "Origin", "http://localhost:3000",
+			"Access-Control-Request-Method", "GET")
+		if code != 204 || !strings.Contains(head.Get("Access-Control-Allow-Methods"), "GET") ||
+			head.Get("Access-Control-Allow-Headers") !=
+				"Authorization, Content-Type, Cache-Control, Last-Event-ID" {
+			t.Errorf("OPTIONS %s answers %d %v", path, code, head)
+		}
+	}
+}
+
+func TestFullServerSendsBrowsersAwayAndOthersA503(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-max-streams", "2")
+	a, b := s.stream(t), s.stream(t)
+	a.event(t)
+	code, head, body := s.request(t, "GET", "/dashboard/stream", "Accept", "text/event-stream",
+		"Origin", "http://localhost:3000")
+	if code != 200 || head.Get("Content-Type") != "text/event-stream" ||
+		head.Get("Access-Control-Allow-Origin") == "" ||
+		!regexp.MustCompile(`^retry: ([5-9]|[12]\d)\d{3}\n: full, 2 streams are open\n\n$`).MatchString(body) {
+		t.Errorf("a third EventSource gets %d %v %q", code, head, body)
+	}
+	code, head, body = s.request(t, "GET", "/dashboard/stream", "Accept", "*/*")
+	if wait, _ := strconv.Atoi(head.Get("Retry-After")); code != 503 || wait < 5 || wait > 30 ||
+		!oneSentence.MatchString(body) {
+		t.Errorf("a third curl gets %d, Retry-After %q, %q", code, head.Get("Retry-After"), body)
+	}
+	if code, _, _ := s.request(t, "GET", "/health"); code != 200 {
+		t.Errorf("/health answers %d when the server is full", code)
+	}
+	if d := s.debug(t); d.Refused != 2 || d.Open != 2 {
+		t.Errorf("refused %d, open %d", d.Refused, d.Open)
+	}
+	b.Close()
+	time.Sleep(2 * retryEvery) // the last look whether a client is gone must not be too fresh
+	s.stream(t).event(t)
+}
+
+func TestRefusalWhenNoDescriptorCanBeDuplicated(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t, []string{"TEST_NOFILE=40"}, "-max-streams", "40", "-probe", "http://127.0.0.1:1/")
+	defer p.stop(t)
+	refused := 0
+	for i := 0; i < 60 && refused < 2; i++ {
+		c := dial(t, p.addr, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+		head := make([]byte, 256)
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		n, err := io.ReadAtLeast(c, head, 200)
+		if err != nil && n == 0 {
+			break // not even accepted
+		}
+		if strings.Contains(string(head[:n]), ": full, ") {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("no stream was refused although there were no descriptors left")
+	}
+	p.mustLog(t, "too many open files")
+}
+
+func TestHeadersOver16KiBAreRefused(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for size, want := range map[int]int{15 << 10: 200, 17 << 10: 431} {
+		code, _, _ := s.request(t, "GET", "/health", "X-Long", strings.Repeat("x", size))
+		if code != want {
+			t.Errorf("a header of %d bytes is answered with %d, want %d", size, code, want)
+		}
+	}
+}
+
+func TestHalfARequestIsGivenUpAndHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes five seconds")
+	}
+	s := startServer(t)
+	c := s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\nX-")
+	s.stream(t).event(t)
+	c.SetReadDeadline(time.Now().Add(4 * headerTimeout))
+	start := time.Now()
+	io.ReadAll(c)
+	if d := time.Since(start); d < headerTimeout/2 || d > 3*headerTimeout {
+		t.Errorf("half a request was given up after %v", d)
+	}
+}
+
+func TestSettingsThatMakeNoSenseAreRefusedInOneLine(t *testing.T) {
+	for _, c := range []struct{ args, env, want string }{
+		{"-interval 10ms", "", "-interval 10ms"},
+		{"-interval -1s", "", "-interval -1s"},
+		{"-interval 2", "", "-interval"},
+		{"-heartbeat 0", "", "-heartbeat 0s"},
+		{"-addr 3001", "", `-addr "3001"`},
+		{"-addr :http:", "", `-addr ":http:"`},
+		{"-addr :70000", "", `-addr ":70000"`},
+		{"-probe localhost:3000", "", `-probe "localhost:3000"`},
+		{"-probe ftp://x/", "", `-probe "ftp://x/"`},
+		{"-disk=", "", "-disk"},
+		{"-origins http://a/b", "", "-origins"},
+		{"-origins *", "", "-origins"},
+		{"-max-streams -1", "", "-max-streams -1"},
+		{"-max-streams 99999999", "", "ulimit -n"},
+		{"-max-streams many", "", "-max-streams"},
+		{"-log-format xml", "", `-log-format "xml"`},
+		{"-log-level loud", "", "-log-level"},
+		{"-nonsense", "", "-nonsense"},
+		{"stray", "", `"stray"`},
+		{"", "SSE_INTERVAL=soon", "SSE_INTERVAL"},
+		{"", "SSE_MAX_STREAMS=x", "SSE_MAX_STREAMS"},
+		{"", "SSE_HEARTBEAT=1ms", "-heartbeat 1ms"},
+	} {
+		_, err := parseSettings(strings.Fields(c.args), env(c.env))
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q %q: error is %v, want one line with %q", c.args, c.env, err, c.want)
+		}
+	}
+}
+
+func TestFlagsWinOverVariables(t *testing.T) {
+	s, err := parseSettings([]string{"-interval", "3s", "-origins", "https://A.example/ ,http://b:1"},
+		env("SSE_INTERVAL=5s", "SSE_HEARTBEAT=9s", "SSE_PROBE=", "SSE_LOG_LEVEL=warn"))
+	if err == nil {
+		t.Fatal("an upper-case origin with a slash is no origin")
+	}
+	s, err = parseSettings([]string{"-interval", "3s", "-origins", "https://a.example, http://b:1"},
+		env("SSE_INTERVAL=5s", "SSE_HEARTBEAT=9s", "SSE_PROBE=", "SSE_LOG_LEVEL=warn"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.interval != 3*time.Second || s.heartbeat != 9*time.Second || s.probe != "" ||
+		s.logLevel != slog.LevelWarn || s.addr != ":3001" || s.disk != "/" ||
+		!reflect.DeepEqual(s.origins, []string{"https://a.example", "http://b:1"}) {
+		t.Errorf("settings are %+v", s)
+	}
+}
+
+func TestDefaultMaxStreamsLeavesDescriptors(t *testing.T) {
+	limit := descriptorLimit()
+	s, err := parseSettings(nil, env())
+	if want := limit - max(limit/20, 64); err != nil || s.maxStreams != want {
+		t.Errorf("with %d descriptors -max-streams is %d, want %d (%v)", limit, s.maxStreams, want, err)
+	}
+}
+
+func TestHelpListsEachSettingWithItsVariable(t *testing.T) {
+	out, err := binary(t, nil, "-h").Output()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{"addr", "interval", "heartbeat", "probe", "disk", "origins",
+		"max-streams", "log-format", "log-level", "version"} {
+		variable := "[SSE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "]"
+		if !strings.Contains(string(out), "-"+name) || !strings.Contains(string(out), variable) {
+			t.Errorf("-h lacks -%s or %s:\n%s", name, variable, out)
+		}
+	}
+}
+
+func TestBadSettingEndsTheStartWithStatus2(t *testing.T) {
+	out, err := binary(t, nil, "-interval", "1ms").CombinedOutput()
+	var e *exec.ExitError
+	if !errors.As(err, &e) || e.ExitCode() != 2 || strings.Count(string(out), "\n") != 1 {
+		t.Errorf("status %v, output %q", err, out)
+	}
+}
+
+func TestVersionIsPrinted(t *testing.T) {
+	out, err := binary(t, nil, "-version").Output()
+	if err != nil || string(out) != "sse-server dev\n" {
+		t.Errorf("-version prints %q, %v", out, err)
+	}
+}
+
+func TestTakenPortEndsTheStartWithOneLineAndStatus1(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	out, err := binary(t, nil, "-addr", l.Addr().String()).CombinedOutput()
+	var e *exec.ExitError
+	if !errors.As(err, &e) || e.ExitCode() != 1 || strings.Count(string(out), "\n") != 1 ||
+		!strings.Contains(string(out), "-addr") || !strings.Contains(string(out), "taken") {
+		t.Errorf("status %v, output %q", err, out)
+	}
+}
+
+func TestSignalsSendEachStreamARetryAndEndWithStatus0(t *testing.T) {
+	t.Parallel()
+	for _, sig := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
+		p := startBinary(t, nil)
+		var clients []*client
+		for i := 0; i < 50; i++ {
+			c := dial(t, p.addr, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+			c.head(t)
+			c.event(t)
+			clients = append(clients, c)
+		}
+		start := time.Now()
+		p.cmd.Process.Signal(sig)
+		retries := map[string]bool{}
+		for _, c := range clients {
+			rest, err := io.ReadAll(c.r)
+			m := regexp.MustCompile(`retry: ([1-4]\d{3})\n\n$`).FindStringSubmatch(string(rest))
+			if err != nil || m == nil {
+				t.Fatalf("a stream ended with %q, %v", rest, err)
+			}
+			retries[m[1]] = true
+		}
+		if len(retries) < 25 {
+			t.Errorf("only %d different retry times for 50 streams", len(retries))
+		}
+		if err := p.cmd.Wait(); err != nil || time.Since(start) > 2*time.Second {
+			t.Errorf("%v: ended after %v with %v", sig, time.Since(start), err)
+		}
+		if c, err := net.Dial("tcp", p.addr); err == nil {
+			c.Close()
+			t.Error("the port is still open")
+		}
+		p.mustLog(t, "msg=stopped")
+	}
+}
+
+func TestSecondSignalEndsTheServerAtOnce(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t, nil)
+	dial(t, p.addr, "GET /health HTTP/1.1\r\nHost: x\r\nX-") // a request that is never finished
+	time.Sleep(100 * time.Millisecond)
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	time.Sleep(100 * time.Millisecond)
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	var e *exec.ExitError
+	if err := p.cmd.Wait(); !errors.As(err, &e) || e.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+		t.Errorf("ended with %v, want it killed by the second signal", err)
+	}
+}
+
+func TestUnfinishedRequestDelaysShutdownByLessThanTwoSeconds(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t, nil)
+	dial(t, p.addr, "GET /health HTTP/1.1\r\nHost: x\r\nX-")
+	time.Sleep(100 * time.Millisecond)
+	start := time.Now()
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if err := p.cmd.Wait(); err != nil || time.Since(start) > 2*time.Second {
+		t.Errorf("ended after %v with %v", time.Since(start), err)
+	}
+}
+
+func TestShutdownAnswersTheTriggerThatWaits(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	s.trigger(t) // the next one waits for 50 ms
+	codes := make(chan int, 1)
+	go func() {
+		code, _, _ := s.request(t, "GET", "/dashboard/trigger-test")
+		codes <- code
+	}()
+	time.Sleep(minInterval / 5)
+	s.stop()
+	if code := <-codes; code != 200 {
+		t.Errorf("the trigger was answered with %d", code)
+	}
+}
+
+func TestDeadLogPipeDoesNotEndTheServer(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t, nil)
+	p.logPipe.Close()
+	for i := 0; i < 3; i++ {
+		c := dial(t, p.addr, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\n\r\n") // logs a line
+		c.head(t)
+		c.event(t)
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("the server ended with %v", err)
+	}
+}
+
+func TestLogHasALineForEachEventOfAStreamsLife(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t, nil, "-heartbeat", "200ms", "-log-level", "debug")
+	c := dial(t, p.addr, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\nUser-Agent: me\r\n\r\n")
+	c.head(t)
+	c.event(t)
+	for c.line(t) != ": heartbeat\n" {
+	}
+	c.Close()
+	time.Sleep(2 * sweepEvery)
+	p.stop(t)
+	for _, want := range []string{
+		`msg=listening url=http://127.0.0.1:\d+/dashboard/stream version=dev settings=.*interval:2s`,
+		`msg="stream opened" stream=1 remote=127.0.0.1:\d+ user_agent=me`,
+		`msg=broadcast id=\d+ streams=1`,
+		`msg=heartbeat streams=1`,
+		`msg="stream closed" stream=1 remote=127.0.0.1:\d+ reason=client .*duration=.* events=\d+ streams=0`,
+		`msg=stopped streams=0`,
+	} {
+		p.mustLog(t, want)
+	}
+}
+
+func TestLogFormatJSON(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t, nil, "-log-format", "json")
+	p.stop(t)
+	for _, line := range strings.Split(strings.TrimSpace(p.log()), "\n") {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("log line is not JSON: %q", line)
+		}
+	}
+}
+
+// Below is the harness: servers in this process and in another, and a client on a bare socket.
+
+// TestMain is the server itself where a test runs its own binary as one.
+func TestMain(m *testing.M) {
+	if os.Getenv("TEST_SERVER") != "" {
+		if n, err := strconv.ParseUint(os.Getenv("TEST_NOFILE"), 10, 64); err == nil {
+			syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: n, Max: n})
+		}
+		main()
+		return
+	}
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+// A server runs in this process on a free port.
+type server struct {
+	*SSEServer
+	addr string
+	stop func() // and wait until it has ended
+}
+
+// testServer is a server that does not run.
+func testServer(t testing.TB, args ...string) *SSEServer {
+	t.Helper()
+	set, err := parseSettings(append([]string{"-addr", "127.0.0.1:0"}, args...), env())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", set.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return newSSEServer(set, l, slog.New(slog.NewTextHandler(io.Discard, nil)))
+}
+
+func startServer(t testing.TB, args ...string) *server {
+	t.Helper()
+	s := &server{SSEServer: testServer(t, args...)}
+	s.addr = s.listener.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.serve(ctx) }()
+	var once sync.Once
+	s.stop = func() {
+		once.Do(func() {
+			cancel()
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("the server ended with %v", err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Error("the server did not end")
+			}
+		})
+	}
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *server) waitForSnapshot(t testing.TB) {
+	t.Helper()
+	eventually(t, "there is a snapshot", func() bool { return s.newest.Load() != nil })
+}
+
+func (s *server) connect(t testing.TB, request string) *client {
+	t.Helper()
+	return dial(t, s.addr, request)
+}
+
+// stream opens a stream and reads its head.
+func (s *server) stream(t testing.TB) *client {
+	t.Helper()
+	c := s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+	c.head(t)
+	return c
+}
+
+// request gives the status, the header and, but for a stream, the body.
+func (s *server) request(t testing.TB, method, path string, header ...string) (int, http.Header, string) {
+	t.Helper()
+	req, err := http.NewRequest(method, "http://"+s.addr+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i+1 < len(header); i += 2 {
+		if header[i+1] != "" {
+			req.Header.Set(header[i], header[i+1])
+		}
+	}
+	tr := &http.Transport{DisableKeepAlives: true}
+	resp, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Error(err)
+		return 0, http.Header{}, ""
+	}
+	defer resp.Body.Close()
+	if resp.Header.Get("X-Accel-Buffering") != "" {
+		return resp.StatusCode, resp.Header, ""
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return resp.StatusCode, resp.Header, string(body)
+}
+
+type triggerReply struct {
+	Message string
+	ID      int64
+	Streams int
+}
+
+func (s *server) trigger(t testing.TB) (reply triggerReply) {
+	t.Helper()
+	code, head, body := s.request(t, "GET", "/dashboard/trigger-test")
+	if err := json.Unmarshal([]byte(body), &reply); code != 200 || err != nil ||
+		head.Get("Content-Type") != "application/json" {
+		t.Errorf("the trigger answers %d %q", code, body)
+	}
+	return reply
+}
+
+type debugState struct {
+	Version    string
+	Settings   map[string]string
+	Open       int    `json:"streams_open"`
+	Allowed    int    `json:"streams_allowed"`
+	Opened     int    `json:"streams_opened"`
+	Refused    int    `json:"streams_refused"`
+	Events     int    `json:"events_sent"`
+	Skipped    int    `json:"events_skipped"`
+	Bytes      uint64 `json:"bytes_sent"`
+	Closed     map[string]int
+	Broadcasts int
+	NewestID   int64 `json:"newest_id"`
+	Goroutines int
+	Heap       uint64 `json:"heap_bytes"`
+	Memory     uint64 `json:"memory_bytes"`
+	Streams    []struct {
+		Stream    int
+		Remote    string
+		UserAgent string `json:"user_agent"`
+		Since     time.Time
+		Events    int
+		Skipped   int
+		Bytes     uint64
+		Encoding  string
+		Behind    float64 `json:"seconds_behind"`
+	}
+}
+
+func (s *server) debug(t testing.TB) (d debugState) {
+	t.Helper()
+	_, _, body := s.request(t, "GET", "/dashboard/debug")
+	if err := json.Unmarshal([]byte(body), &d); err != nil {
+		t.Fatalf("/dashboard/debug: %v in %s", err, body)
+	}
+	return d
+}
+
+// A client reads a stream from a bare socket.
+type client struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+type event struct {
+	id   int64
+	data []byte
+}
+
+func dial(t testing.TB, addr, request string) *client {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if _, err := io.WriteString(c, request); err != nil {
+		t.Fatal(err)
+	}
+	return &client{c, bufio.NewReader(c)}
+}
+
+// read reads n bytes; it waits for them for ten seconds.
+func (c *client) read(t testing.TB, n int) []byte {
+	t.Helper()
+	b := make([]byte, n)
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(c.r, b); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (c *client) line(t testing.TB) string {
+	t.Helper()
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	line, err := c.r.ReadString('\n')
+	if err != nil {
+		t.Fatalf("after %q: %v", line, err)
+	}
+	return line
+}
+
+// head reads up to the line with retry.
+func (c *client) head(t testing.TB) {
+	t.Helper()
+	if line := c.line(t); line != "HTTP/1.1 200 OK\r\n" {
+		t.Fatalf("the stream begins with %q", line)
+	}
+	for c.line(t) != "\r\n" {
+	}
+	if line := c.line(t); !strings.HasPrefix(line, "retry: ") {
+		t.Fatalf("after the head comes %q", line)
+	}
+}
+
+// event reads the next event, and fails on anything that is neither an event nor a heartbeat.
+func (c *client) event(t testing.TB) (e event) {
+	t.Helper()
+	for {
+		line := c.line(t)
+		if line == ": heartbeat\n" {
+			if blank := c.line(t); blank != "\n" {
+				t.Fatalf("after a heartbeat comes %q", blank)
+			}
+			continue
+		}
+		data := c.line(t)
+		if _, err := fmt.Sscanf(line, "id: %d\n", &e.id); err != nil ||
+			!strings.HasPrefix(data, "data: ") || c.line(t) != "\n" {
+			t.Fatalf("this is no event: %q %q", line, data)
+		}
+		e.data = []byte(strings.TrimSuffix(data[6:], "\n"))
+		return e
+	}
+}
+
+func (e event) snapshot(t testing.TB) (s snapshot) {
+	t.Helper()
+	if err := json.Unmarshal(e.data, &s); err != nil {
+		t.Fatalf("%v in %s", err, e.data)
+	}
+	return s
+}
+
+// A process is a server that runs as one of its own.
+type process struct {
+	cmd     *exec.Cmd
+	addr    string
+	logPipe io.Closer
+	mu      sync.Mutex // guards text
+	text    strings.Builder
+}
+
+func binary(t testing.TB, environ []string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(append(os.Environ(), "TEST_SERVER=1"), environ...)
+	return cmd
+}
+
+func startBinary(t testing.TB, environ []string, args ...string) *process {
+	t.Helper()
+	p := &process{cmd: binary(t, environ, append([]string{"-addr", "127.0.0.1:0"}, args...)...)}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cmd.Stderr, p.logPipe = w, r
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	t.Cleanup(func() { p.cmd.Process.Kill(); r.Close() })
+	addr := make(chan string, 1)
+	go func() {
+		for lines := bufio.NewScanner(r); lines.Scan(); {
+			p.mu.Lock()
+			fmt.Fprintln(&p.text, lines.Text())
+			p.mu.Unlock()
+			if m := regexp.MustCompile(`http://([^/]*)/dashboard/stream`).FindStringSubmatch(lines.Text()); m != nil {
+				select {
+				case addr <- m[1]:
+				default:
+				}
+			}
+		}
+	}()
+	select {
+	case p.addr = <-addr:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("the server did not start: %s", p.log())
+	}
+	return p
+}
+
+// stop ends the server as an operator does.
+func (p *process) stop(t testing.TB) {
+	t.Helper()
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("the server ended with %v: %s", err, p.log())
+	}
+}
+
+func (p *process) log() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.text.String()
+}
+
+func (p *process) mustLog(t testing.TB, pattern string) {
+	t.Helper()
+	eventually(t, "the log has "+pattern, func() bool {
+		return regexp.MustCompile(pattern).MatchString(p.log())
+	})
+}
+
+func env(vars ...string) func(string) string {
+	return func(name string) string {
+		for _, v := range vars {
+			if n, value, _ := strings.Cut(v, "="); n == name {
+				return value
+			}
+		}
+		return ""
+	}
+}
+
+// eventually fails if ok does not become true within ten seconds.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("it never came true that %s", what)
+}

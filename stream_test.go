@@ -1,0 +1,633 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math/rand"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+func TestStreamBeginsWithTheNewestSnapshotAtOnce(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	s.trigger(t)
+	want := s.trigger(t).ID
+	if e := s.stream(t).event(t); e.id != want {
+		t.Errorf("the first event is %d, the newest is %d", e.id, want)
+	}
+}
+
+func TestStreamOpenedBeforeTheFirstSnapshotWaitsForIt(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	if s.newest.Load() != nil {
+		t.Skip("the machine is too slow to be there before the first snapshot")
+	}
+	if e := c.event(t); e.id != s.newest.Load().id {
+		t.Errorf("the first event is %d, the first snapshot is %d", e.id, s.newest.Load().id)
+	}
+}
+
+func TestIDsIncreaseWhateverTheClockDoes(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	now := time.Now()
+	last := int64(0)
+	for _, step := range []time.Duration{0, 0, time.Second, -time.Hour, time.Millisecond, 0, 2 * time.Hour} {
+		now = now.Add(step)
+		s.publish(now)
+		if id := s.newest.Load().id; id <= last {
+			t.Errorf("after a step of %v id %d follows %d", step, id, last)
+		} else {
+			last = id
+		}
+	}
+	if last != now.UnixMilli() {
+		t.Errorf("id %d is not the clock's %d", last, now.UnixMilli())
+	}
+}
+
+func TestIDsIncreaseAcrossARestart(t *testing.T) {
+	t.Parallel()
+	before := startServer(t, "-interval", "50ms")
+	c := before.stream(t)
+	c.event(t)
+	last := c.event(t).id
+	before.stop()
+	if e := startServer(t).stream(t).event(t); e.id <= last {
+		t.Errorf("after the restart id %d follows %d", e.id, last)
+	}
+}
+
+// Every reader must see all snapshots once and in order: they read fast enough for that.
+func TestManyReadersEachSeeEverySnapshotOnceAndInOrder(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	const clients, rounds = 600, 10 // enough for several workers
+	var wg sync.WaitGroup
+	seen := make([][]int64, clients)
+	ready := make(chan bool, clients)
+	for i := 0; i < clients; i++ {
+		c := s.stream(t)
+		wg.Add(1)
+		go func(i int) {
+			defer wg.Done()
+			for len(seen[i]) < rounds+1 {
+				seen[i] = append(seen[i], c.event(t).id)
+				if len(seen[i]) == 1 {
+					ready <- true
+				}
+			}
+		}(i)
+	}
+	for i := 0; i < clients; i++ {
+		<-ready
+	}
+	want := []int64{s.newest.Load().id}
+	for i := 0; i < rounds; i++ {
+		reply := s.trigger(t)
+		want = append(want, reply.ID)
+		if reply.Streams != clients {
+			t.Errorf("a broadcast reached %d of %d streams", reply.Streams, clients)
+		}
+	}
+	wg.Wait()
+	for i := range seen {
+		if fmt.Sprint(seen[i]) != fmt.Sprint(want) {
+			t.Fatalf("client %d saw %d, want %d", i, seen[i], want)
+		}
+	}
+}
+
+func TestStalledReaderDelaysNoOtherAndCostsBoundedMemory(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	stalled := s.smallReader(t)
+	var clients []*client
+	for i := 0; i < 100; i++ {
+		clients = append(clients, s.stream(t))
+		clients[i].event(t)
+	}
+	s.fill(t, stalled)
+	for i := 0; i < 10; i++ {
+		reply := s.trigger(t)
+		if reply.Streams != 100 {
+			t.Errorf("the broadcast reached %d streams, want the 100 that read", reply.Streams)
+		}
+		for _, c := range clients {
+			for e := c.event(t); e.id != reply.ID; e = c.event(t) {
+			}
+		}
+	}
+	c := s.connOf(stalled)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.rest); n > 8192 || c.skipped < 9 {
+		t.Errorf("the stalled stream holds %d bytes and has skipped %d", n, c.skipped)
+	}
+	if runtime.GOOS == "linux" {
+		if n := notSent(t, c.fd); n > 4096 {
+			t.Errorf("%d bytes wait in the kernel, unsent", n)
+		}
+	}
+}
+
+func TestStreamThatTakesNothingForThirtySecondsIsClosed(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	stalled, reads := s.smallReader(t), s.stream(t)
+	reads.event(t)
+	s.fill(t, stalled)
+	c := s.connOf(stalled)
+	c.mu.Lock()
+	since := c.blocked
+	c.mu.Unlock()
+	s.behind.Store(true)
+	s.tend(since.Add(stallLimit - time.Millisecond))
+	if n := s.debug(t).Open; n != 2 {
+		t.Fatalf("%d streams are open just before the limit, want 2", n)
+	}
+	s.behind.Store(true)
+	s.tend(since.Add(stallLimit))
+	if d := s.debug(t); d.Open != 1 || d.Closed["stalled"] != 1 {
+		t.Errorf("after the limit %d are open, closed %v", d.Open, d.Closed)
+	}
+	s.trigger(t)
+	reads.event(t)
+}
+
+// A reader with the default receive buffer that stops and resumes first reads what had left
+// the server, then at most one frame that waited there, then the present one.
+func TestReaderThatResumesSeesThePresent(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux's TCP_NOTSENT_LOWAT")
+	}
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	c := s.stream(t)
+	c.event(t)
+	s.fill(t, c)
+	sc := s.connOf(c)
+	sc.mu.Lock()
+	waiting, begun := notSent(t, sc.fd), sc.last
+	sc.mu.Unlock()
+	frame := len(s.newest.Load().bytes)
+	if waiting > frame+10 {
+		t.Errorf("%d bytes were waiting unsent, more than a frame of %d", waiting, frame)
+	}
+	newest := int64(0)
+	for i := 0; i < 30; i++ {
+		s.publish(time.Now())
+		newest = s.newest.Load().id
+	}
+	for e := c.event(t); e.id != begun; e = c.event(t) {
+		if e.id > begun {
+			t.Fatalf("event %d was never begun, the last was %d", e.id, begun)
+		}
+	}
+	if e := c.event(t); e.id != newest {
+		t.Errorf("after the last old event comes %d, want the present one, %d", e.id, newest)
+	}
+}
+
+func TestFrameThatTheKernelTookHalfOfArrivesWhole(t *testing.T) {
+	t.Parallel()
+	c, reader := connectionPair(t)
+	big := func(id int64) *frame {
+		return &frame{id, appendEvent(nil, id, bytes.Repeat([]byte{'a' + byte(id)}, 3<<20))}
+	}
+	now := time.Now()
+	if ok, err := c.offer(big(1), 0, now); ok || err != nil || len(c.rest) == 0 {
+		t.Fatalf("3 MiB were taken at once: %v %v", ok, err)
+	}
+	for id := int64(2); id < 5; id++ {
+		c.offer(big(id), 1, now) // is in nobody's way: 1 is finished first, then 4 is the newest
+	}
+	got := make(chan []byte)
+	go func() {
+		b, _ := io.ReadAll(reader)
+		got <- b
+	}()
+	for ok := false; !ok; time.Sleep(time.Millisecond) {
+		var err error
+		if ok, err = c.offer(big(4), 1, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c.skipped != 2 || c.events != 2 {
+		t.Errorf("skipped %d and sent %d, want 2 and 2", c.skipped, c.events)
+	}
+	c.close(io.EOF)
+	want := append(append([]byte{}, big(1).bytes...), big(4).bytes...)
+	if b := <-got; !bytes.Equal(b, append(want, heartbeatBytes...)) {
+		t.Errorf("%d bytes arrived, want %d: frame 1, frame 4 and a heartbeat", len(b), len(want)+13)
+	}
+}
+
+func TestNoOldFrameAfterANewOneNorTheSameTwice(t *testing.T) {
+	t.Parallel()
+	c, reader := connectionPair(t)
+	for _, id := range []int64{5, 5, 3, 6, 4, 6} {
+		c.offer(&frame{id, appendEvent(nil, id, []byte("x"))}, 0, time.Now())
+	}
+	c.close(io.EOF)
+	got, _ := io.ReadAll(reader)
+	if want := "id: 5\ndata: x\n\nid: 6\ndata: x\n\n"; string(got) != want {
+		t.Errorf("the stream got %q, want %q", got, want)
+	}
+}
+
+func TestHeartbeatGoesToEachStreamWhateverElseWasSent(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
+	for _, c := range []*client{s.stream(t), s.stream(t)} {
+		events, beats := 0, 0
+		for beats < 3 {
+			switch line := c.line(t); {
+			case line == ": heartbeat\n":
+				beats++
+				if c.line(t) != "\n" {
+					t.Error("a heartbeat is not followed by an empty line")
+				}
+			case strings.HasPrefix(line, "id: "):
+				events++
+			}
+		}
+		if events < 2 {
+			t.Errorf("%d events and %d heartbeats", events, beats)
+		}
+	}
+}
+
+func TestStreamOpenedAfterHeartbeatsOwesNone(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0", "-heartbeat", "1h")
+	s.waitForSnapshot(t)
+	s.beat(time.Now())
+	c := s.stream(t)
+	c.event(t)
+	s.trigger(t)
+	if line := c.line(t); !strings.HasPrefix(line, "id: ") {
+		t.Errorf("a new stream got %q for a heartbeat before its time", line)
+	}
+}
+
+// What nobody asked for would make close(2) a reset that throws away what is unsent.
+func TestAllThatWasSentArrivesAtAClientThatSentBytesNobodyAskedFor(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	for i := 0; i < 20; i++ {
+		c := s.stream(t)
+		io.WriteString(c, strings.Repeat("POST / HTTP/1.1\r\n\r\n", 50))
+		first := c.event(t)
+		id := s.trigger(t).ID
+		io.WriteString(c, strings.Repeat("more", 100))
+		time.Sleep(10 * time.Millisecond)
+		s.remove(s.connOf(c), errStopping)
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		rest, err := io.ReadAll(c.r)
+		if err != nil || !strings.HasPrefix(string(rest), fmt.Sprintf("id: %d\n", id)) ||
+			!strings.Contains(string(rest), "\n\nretry: ") {
+			t.Fatalf("after event %d came %q, %v", first.id, rest, err)
+		}
+	}
+}
+
+func TestClosedClientIsGoneWithinTwoSeconds(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0") // so that only the look for it finds it
+	var clients []*client
+	for i := 0; i < 10; i++ {
+		clients = append(clients, s.stream(t))
+		clients[i].event(t)
+	}
+	for i, c := range clients {
+		if i%2 == 0 {
+			c.Conn.(*net.TCPConn).SetLinger(0) // a reset
+		}
+		c.Close()
+	}
+	closed := time.Now()
+	eventually(t, "all are gone", func() bool { return s.debug(t).Open == 0 })
+	if d := time.Since(closed); d > 2*sweepEvery {
+		t.Errorf("closed clients were gone after %v only", d)
+	}
+	if n := s.debug(t).Closed["client"]; n != 10 {
+		t.Errorf("%d of 10 were counted as closed by the client", n)
+	}
+}
+
+func TestResetInTheMiddleOfAFrameRemovesThatStreamOnly(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "50ms")
+	stays, leaves := s.stream(t), s.stream(t)
+	stays.event(t)
+	leaves.read(t, 20) // some of a frame
+	leaves.Conn.(*net.TCPConn).SetLinger(0)
+	leaves.Close()
+	eventually(t, "the stream is removed", func() bool { return s.debug(t).Closed["client"] == 1 })
+	last := stays.event(t).id
+	if e := stays.event(t); e.id <= last || s.debug(t).Open != 1 {
+		t.Errorf("the other stream has event %d after %d", e.id, last)
+	}
+}
+
+// A thousand streams come and go while broadcasts and heartbeats run.
+func TestStormOfStreamsWhileBroadcastsRun(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
+	s.waitForSnapshot(t)
+	stays := s.stream(t)
+	var wg sync.WaitGroup
+	var bad atomic.Int64
+	for g := 0; g < 20; g++ {
+		wg.Add(1)
+		go func(r *rand.Rand) {
+			defer wg.Done()
+			for i := 0; i < 50; i++ {
+				c, err := net.Dial("tcp", s.addr)
+				if err != nil {
+					bad.Add(1)
+					continue
+				}
+				io.WriteString(c, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+				time.Sleep(time.Duration(r.Intn(20)) * time.Millisecond)
+				c.SetReadDeadline(time.Now().Add(5 * time.Second))
+				b := make([]byte, 1+r.Intn(2000))
+				n, err := c.Read(b)
+				if err != nil || !strings.HasPrefix("HTTP/1.1 200 OK\r\n", string(b[:min(n, 17)])) {
+					bad.Add(1)
+				}
+				if r.Intn(2) == 0 {
+					c.(*net.TCPConn).SetLinger(0)
+				}
+				c.Close()
+			}
+		}(rand.New(rand.NewSource(int64(g))))
+	}
+	wg.Wait()
+	if bad.Load() > 0 {
+		t.Errorf("%d of 1000 streams got no head", bad.Load())
+	}
+	eventually(t, "only one stream is left", func() bool { return s.debug(t).Open == 1 })
+	d := s.debug(t)
+	if n := d.Closed["client"] + d.Closed["error"]; n != 1000 || d.Opened != 1001 {
+		t.Errorf("opened %d, closed %v", d.Opened, d.Closed)
+	}
+	last := int64(0)
+	for i := 0; i < 5; i++ {
+		e := stays.event(t)
+		if e.id <= last || !snapshotFormat.Match(e.data) {
+			t.Fatalf("event %d after %d: %s", e.id, last, e.data)
+		}
+		last = e.id
+	}
+}
+
+// Not parallel: it counts what the whole process holds.
+func TestNothingIsLeftAfterShutdown(t *testing.T) {
+	runtime.GC()
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
+	var clients []*client
+	for i := 0; i < 300; i++ {
+		clients = append(clients, s.stream(t))
+	}
+	for _, c := range clients {
+		c.event(t)
+	}
+	for _, c := range clients[:100] {
+		c.Close()
+	}
+	half := s.connect(t, "GET /dash")
+	s.stop()
+	for _, c := range append(clients, half) {
+		c.Close()
+	}
+	eventually(t, fmt.Sprintf("%d goroutines are left", goroutines), func() bool {
+		return runtime.NumGoroutine() <= goroutines
+	})
+	eventually(t, fmt.Sprintf("%d files are open", files), func() bool { return openFiles(t) <= files })
+}
+
+func TestStreamHoldsNoGoroutine(t *testing.T) {
+	s := startServer(t)
+	s.stream(t).event(t)
+	eventually(t, "the server is at rest", func() bool { return s.debug(t).Open == 1 })
+	before := runtime.NumGoroutine()
+	for i := 0; i < 200; i++ {
+		s.stream(t)
+	}
+	eventually(t, "no goroutine is left of 200 streams", func() bool {
+		return runtime.NumGoroutine() <= before+2 // a request may be under way: the probe
+	})
+	if n := s.debug(t).Open; n != 201 {
+		t.Errorf("%d streams are open", n)
+	}
+}
+
+// Not parallel: others would allocate meanwhile.
+func TestBroadcastAllocatesNothingPerStream(t *testing.T) {
+	allocs := func(streams int) float64 {
+		s := testServer(t)
+		for i := 0; i < streams; i++ {
+			c, reader := connectionPair(t)
+			go io.Copy(io.Discard, reader)
+			s.conns[c] = struct{}{}
+		}
+		data := []byte("x")
+		id := int64(0)
+		return testing.AllocsPerRun(100, func() {
+			id++
+			s.broadcast(&frame{id, data})
+			s.sweep(time.Now(), 0)
+		})
+	}
+	few, many := allocs(10), allocs(200)
+	if many > few+10 {
+		t.Errorf("a broadcast to 10 streams allocates %v times, to 200 streams %v times", few, many)
+	}
+}
+
+// A host on a network of its own vanishes without a word: its link goes down.
+func TestVanishedClientIsGoneWithinAMinuteAndAHalf(t *testing.T) {
+	t.Parallel()
+	if testing.Short() || runtime.GOOS != "linux" || os.Getuid() != 0 {
+		t.Skip("takes a minute, Linux and root")
+	}
+	ip := func(args string) error { return exec.Command("ip", strings.Fields(args)...).Run() }
+	host := fmt.Sprintf("sse%d", os.Getpid())
+	if err := ip("netns add " + host); err != nil {
+		t.Skip("ip(8) cannot make a network namespace here: ", err)
+	}
+	defer func() { ip("link del " + host + "a"); ip("netns del " + host) }()
+	addr := fmt.Sprintf("10.231.%d", os.Getpid()%250)
+	for _, args := range []string{
+		"link add " + host + "a type veth peer name " + host + "b netns " + host,
+		"addr add " + addr + ".1/24 dev " + host + "a", "link set " + host + "a up",
+		"-n " + host + " addr add " + addr + ".2/24 dev " + host + "b",
+		"-n " + host + " link set " + host + "b up",
+	} {
+		if err := ip(args); err != nil {
+			t.Skipf("ip %s: %v", args, err)
+		}
+	}
+	var servers []*process
+	for _, interval := range []string{"2s", "0"} { // 0: only the kernel finds out, by itself
+		p := startBinary(t, nil, "-addr", addr+".1:0", "-interval", interval)
+		curl := exec.Command("ip", "netns", "exec", host, "curl", "-sN", "http://"+p.addr+"/dashboard/stream")
+		if err := curl.Start(); err != nil {
+			t.Skip(err)
+		}
+		defer curl.Process.Kill()
+		p.mustLog(t, `"stream opened".*curl`)
+		servers = append(servers, p)
+	}
+	time.Sleep(time.Second)
+	if err := ip("-n " + host + " link set " + host + "b down"); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	for _, p := range servers {
+		for !strings.Contains(p.log(), "stream closed") {
+			if time.Since(start) > 90*time.Second {
+				t.Fatalf("the vanished client is still there after a minute and a half: %s", p.log())
+			}
+			time.Sleep(time.Second)
+		}
+		p.mustLog(t, `"stream closed".*reason=(stalled|error)`)
+		p.stop(t)
+	}
+}
+
+func BenchmarkBroadcast(b *testing.B) {
+	for _, streams := range []int{100, 1000, 5000} {
+		b.Run(fmt.Sprint(streams), func(b *testing.B) {
+			s := testServer(b)
+			for i := 0; i < streams; i++ {
+				c, reader := connectionPair(b)
+				go io.Copy(io.Discard, reader)
+				s.conns[c] = struct{}{}
+			}
+			data := appendEvent(nil, 1, bytes.Repeat([]byte("x"), 550))
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; i < b.N; i++ {
+				s.broadcast(&frame{int64(i + 1), data})
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*streams), "ns/delivery")
+		})
+	}
+}
+
+// connOf is the server's side of a client's stream.
+func (s *server) connOf(c *client) *SSEConnection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for sc := range s.conns {
+		if sc.remote == c.LocalAddr().String() {
+			return sc
+		}
+	}
+	return nil
+}
+
+// smallReader opens a stream with the smallest receive buffer.
+func (s *server) smallReader(t testing.TB) *client {
+	t.Helper()
+	c := s.stream(t)
+	c.Conn.(*net.TCPConn).SetReadBuffer(1)
+	return c
+}
+
+// fill broadcasts until the kernel takes nothing more for c, which does not read.
+func (s *server) fill(t testing.TB, c *client) {
+	t.Helper()
+	sc := s.connOf(c)
+	for i := 0; i < 20000; i++ {
+		s.publish(time.Now())
+		sc.mu.Lock()
+		full := sc.skipped >= 3
+		sc.mu.Unlock()
+		if full {
+			return
+		}
+		if i > 500 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	t.Fatal("the kernel takes ever more")
+}
+
+// connectionPair is a stream that belongs to no server, and its client's end.
+func connectionPair(t testing.TB) (*SSEConnection, net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	reader, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := conn.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := syscall.Dup(int(f.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	conn.Close()
+	syscall.SetNonblock(fd, true)
+	syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
+	c := &SSEConnection{fd: fd}
+	t.Cleanup(func() {
+		c.close(io.EOF)
+		reader.Close()
+	})
+	return c, reader
+}
+
+// notSent is the number of bytes in a socket's send queue that have not left: SIOCOUTQNSD.
+func notSent(t testing.TB, fd int) int {
+	t.Helper()
+	var n int32
+	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), 0x894B, uintptr(unsafe.Pointer(&n))); e != 0 {
+		t.Fatal(e)
+	}
+	return int(n)
+}
+
+func openFiles(t testing.TB) int {
+	t.Helper()
+	names, err := os.ReadDir("/dev/fd")
+	if err != nil {
+		t.Skip(err)
+	}
+	return len(names)
+}
