@@ -26,7 +26,7 @@ fi
 [ "$(id -u)" = 0 ] && command -v ip >/dev/null ||
 	skipped="$skipped; the client that vanishes (needs root and ip)"
 say "go test $race"
-go test $race -count=1 ./...
+go test $race -count=1 -timeout 5m ./...
 
 say "build"
 ./build.sh

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestReadmeNamesEachSettingWithItsVariableAndDefault(t *testing.T) {
+	readme := readReadme(t)
+	help, err := binary(t, nil, "-h").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := regexp.MustCompile(`(?m)^  -([a-z-]+)`).FindAllStringSubmatch(string(help), -1)
+	if len(flags) < 10 {
+		t.Fatalf("-h lists %d settings:\n%s", len(flags), help)
+	}
+	for _, f := range flags {
+		variable := "`SSE_" + strings.ToUpper(strings.ReplaceAll(f[1], "-", "_")) + "`"
+		if f[1] == "version" {
+			variable = ""
+		}
+		if !regexp.MustCompile("(?m)^\\| `-" + f[1] + "` \\| " + variable + " *\\| ").MatchString(readme) {
+			t.Errorf("the README's table lacks -%s with %s", f[1], variable)
+		}
+	}
+}
+
+func TestReadmeNamesEachEndpoint(t *testing.T) {
+	readme := readReadme(t)
+	for path := range routes {
+		if !strings.Contains(readme, "| `GET "+path+"` |") {
+			t.Errorf("the README's table lacks %s", path)
+		}
+	}
+}
+
+func TestReadmeShowsTheSnapshotAsItIs(t *testing.T) {
+	block := regexp.MustCompile("(?s)```json\n(.*?)```").FindStringSubmatch(readReadme(t))
+	if block == nil || !snapshotFormat.MatchString(strings.ReplaceAll(strings.TrimSpace(block[1]), "\n ", "")) {
+		t.Errorf("the README's snapshot is not of the server's form: %q", block)
+	}
+}
+
+// The README's nginx configuration, in a real nginx, delivers each event and heartbeat at once.
+func TestReadmeConfigurationOfNginxHoldsNothingBack(t *testing.T) {
+	t.Parallel()
+	nginx, err := exec.LookPath("nginx")
+	if err != nil {
+		t.Skip("nginx is not installed")
+	}
+	block := regexp.MustCompile("(?s)```nginx\n(.*?)```").FindStringSubmatch(readReadme(t))
+	if block == nil {
+		t.Fatal("the README has no nginx configuration")
+	}
+	s := startServer(t, "-interval", "0", "-heartbeat", "300ms")
+	s.waitForSnapshot(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	dir := t.TempDir()
+	os.Chmod(filepath.Dir(dir), 0o755)
+	conf := fmt.Sprintf("daemon off; master_process off; pid %s/pid; error_log stderr;\nevents {}\nhttp { access_log off; gzip on;"+
+		" gzip_types text/event-stream; gzip_min_length 0;\nclient_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p;"+
+		" fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;\nserver { listen %[2]s;\n%[3]s}\n}\n",
+		dir, addr, strings.ReplaceAll(block[1], "127.0.0.1:3001", s.addr))
+	write(t, dir+"/nginx.conf", conf)
+	cmd := exec.Command(nginx, "-p", dir, "-c", dir+"/nginx.conf", "-e", "stderr")
+	log, err := os.Create(dir + "/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		t.Skip(err)
+	}
+	defer func() { cmd.Process.Kill(); cmd.Wait() }()
+	eventually(t, "nginx listens", func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	direct := s.stream(t)
+	direct.event(t)
+	c := dial(t, addr, "GET /dashboard/stream HTTP/1.0\r\nHost: x\r\n\r\n")
+	for c.line(t) != "\r\n" {
+	}
+	if line := c.line(t); !strings.HasPrefix(line, "retry: ") {
+		t.Fatalf("the proxied stream begins with %q; nginx's log is %s/log", line, dir)
+	}
+	c.event(t)
+	for i := 0; i < 5; i++ {
+		id := s.trigger(t).ID
+		direct.event(t)
+		start := time.Now()
+		if e := c.event(t); e.id != id {
+			t.Fatalf("event %d came through nginx, want %d", e.id, id)
+		}
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("nginx held an event back for %v", d)
+		}
+	}
+	for c.line(t) != ": heartbeat\n" {
+	}
+	c.Close()
+	eventually(t, "nginx passes the client's disconnect on", func() bool { return s.debug(t).Open == 1 })
+}
+
+func readReadme(t testing.TB) string {
+	t.Helper()
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
