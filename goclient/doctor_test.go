@@ -1,0 +1,470 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+const none = "" // no finding that is wrong
+
+// The doctor names what holds a stream back or cuts it, which hop does it, and what to change.
+func TestDoctorNamesTheCause(t *testing.T) {
+	held := "came late, .. later than on the direct stream .. the proxy does it"
+	for _, tt := range []struct {
+		name   string
+		source source
+		proxy  func(upstream string) http.HandlerFunc // nil for none
+		direct bool
+		args   []string
+		want   []string // each wrong finding, with .. for anything, and what to change
+	}{
+		{name: "healthy", direct: true, proxy: pass},
+		{name: "healthy, alone"},
+		{name: "healthy, ids are no times", source: source{plainIDs: true}},
+		{name: "healthy gzip", source: source{gzip: "flushed"}, direct: true, proxy: pass},
+		{name: "buffering", proxy: buffering, direct: true,
+			want: []string{held + " => nginx: proxy_buffering off"}},
+		{name: "buffering, direct stream not known", proxy: buffering, want: []string{
+			"came late, .. by the times in their ids, .. bundles; run again with -direct => proxy_buffering"}},
+		{name: "buffering, no ids", source: source{noIDs: true}, proxy: buffering, direct: true,
+			want: []string{held + " => proxy_buffering off"}},
+		{name: "bundles of unknown ids", source: source{plainIDs: true}, proxy: buffering,
+			want: []string{"events come together, .. bundles => proxy_buffering off"}},
+		{name: "nothing passes", proxy: swallow, direct: true,
+			want: []string{held + " => proxy_buffering off"}},
+		{name: "no headers pass", proxy: mute, direct: true,
+			want: []string{"no headers came in .. the proxy does it => proxy_buffering off"}},
+		{name: "the server bundles", source: source{bundle: 8}, direct: true, proxy: pass,
+			want: []string{"came late .. the server does it => flush after the headers"}},
+		{name: "gzip holds", source: source{gzip: "held"}, want: []string{
+			"asks for gzip .. came late .. run again with -direct => gzip off"}},
+		{name: "the proxy's gzip holds", proxy: squeezing, direct: true,
+			want: []string{"asks for gzip .. came late .. the proxy does it => gzip off"}},
+		{name: "the server's gzip holds", source: source{gzip: "held"}, direct: true, proxy: pass,
+			want: []string{"asks for gzip .. came late .. the server does it => flush the compressor"}},
+		{name: "cut when silent", source: source{every: time.Hour}, proxy: cutting, direct: true,
+			want: []string{"closed .. of silence: a limit on silence; the proxy does it => proxy_read_timeout"}},
+		{name: "cut by age", source: source{lives: 600 * time.Millisecond}, direct: true,
+			proxy: pass,
+			want:  []string{"closed .. a limit on the whole response; the server does it => no write timeout"}},
+		{name: "full", source: source{full: true},
+			want: []string{"says: full, 9 streams are open => what the server says"}},
+		{name: "heartbeats get lost", source: source{beat: 100 * time.Millisecond},
+			proxy:  noComments,
+			direct: true, want: []string{"0 heartbeats came, on the direct stream => proxy_buffering"}},
+		{name: "no direct stream", args: []string{"-direct", "http://127.0.0.2:1/"},
+			want: []string{"the direct stream does not open: .. refused => -direct"}},
+		{name: "no stream", source: source{status: 404},
+			want: []string{"does not open: answered 404 => browser needs 200"}},
+	} {
+		tt := tt
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			direct := tt.source.serve(t)
+			url := direct
+			if tt.proxy != nil {
+				handle := tt.proxy(direct)
+				url = serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { handle(w, r) })
+			}
+			if tt.direct {
+				tt.args = append(tt.args, "-direct", direct)
+			}
+			expectFindings(t, tt.want, append(tt.args, "-url", url)...)
+		})
+	}
+}
+
+func TestDoctorDoesNotCallLateWhatAReconnectBrought(t *testing.T) {
+	t0 := time.Now()
+	at := func(s int) time.Time { return t0.Add(time.Duration(s) * time.Second) }
+	ref := map[string]time.Time{"1": at(1), "2": at(2), "3": at(3), "4": at(9)}
+	p := &probe{
+		conns: []lifetime{{from: at(0), to: at(2), err: io.EOF}, {from: at(8)}},
+		arrivals: []arrival{{key: "1", at: at(2)}, {key: "2", at: at(8), fresh: true},
+			{key: "1", at: at(20)}},
+	}
+	got := p.behind(ref, at(30))
+	slices.Sort(got)
+	if want := []time.Duration{time.Second, 21 * time.Second}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v: event 1 a second late, event 4 never", got, want)
+	}
+}
+
+func TestDoctorSaysWhatHeadersAreMissing(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Content-Length", "1000")
+		io.WriteString(w, "data: a\n\n")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	})
+	_, out, _ := client(t, "-doctor", "-duration", "300ms", "-heartbeat", "100ms", "-url", url)
+	for _, want := range []string{"Cache-Control: no-cache", "no Content-Length",
+		"X-Accel-Buffering: no",
+		"no heartbeat in", "headers ", "events 1,"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("nothing about %q in\n%s", want, out)
+		}
+	}
+}
+
+// The same with a real nginx, one server block for each case.
+func TestDoctorNamesTheCauseInNginx(t *testing.T) {
+	nginx, err := exec.LookPath("nginx")
+	if err != nil {
+		t.Skip("nginx is not installed")
+	}
+	t.Parallel()
+	events := source{pad: 400}.serve(t)
+	silent := source{every: time.Hour}.serve(t)
+	cases := []struct{ direct, config, want string }{
+		{events, "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;",
+			"came late, .. the proxy does it (Server: nginx => nginx: proxy_buffering off"},
+		{events, "proxy_http_version 1.1; proxy_ignore_headers X-Accel-Buffering; gzip on; " +
+			"gzip_types text/event-stream; gzip_proxied any;", "asks for gzip => gzip off"},
+		{silent, "proxy_http_version 1.1; proxy_read_timeout 1s;",
+			"a limit on silence; the proxy does it (Server: nginx => nginx: proxy_read_timeout"},
+		{events, "proxy_http_version 1.1;", none},
+	}
+	dir, config := t.TempDir(), ""
+	var urls []string
+	for _, c := range cases {
+		addr := freeAddr(t)
+		urls = append(urls, "http://"+addr+"/stream")
+		config += fmt.Sprintf("server { listen %s; location / { proxy_pass %s; %s } }\n", addr,
+			strings.TrimSuffix(c.direct, "/stream"), c.config)
+	}
+	startNginx(t, nginx, dir, config, urls)
+	for i, c := range cases {
+		i, c := i, c
+		t.Run(c.config, func(t *testing.T) {
+			t.Parallel()
+			var want []string
+			if c.want != none {
+				want = []string{c.want}
+			}
+			expectFindings(t, want, "-url", urls[i], "-direct", c.direct, "-duration", "4s")
+		})
+	}
+}
+
+// expectFindings runs the doctor and compares what it found wrong.
+func expectFindings(t *testing.T, want []string, args ...string) {
+	t.Helper()
+	code := 0
+	if len(want) > 0 {
+		code = 1
+	}
+	args = append([]string{"-doctor", "-json", "-duration", "2500ms"}, args...)
+	got, out, _ := client(t, args...)
+	if got != code {
+		t.Errorf("exit status %d, want %d\n%s", got, code, out)
+	}
+	var report struct{ Findings []note }
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	var wrong []string
+	for _, n := range report.Findings {
+		if strings.Contains(n.Text, "the proxy does it") && strings.Contains(n.Change, "the server:") {
+			t.Errorf("blames the proxy and changes the server: %+v", n)
+		}
+		if n.Wrong {
+			wrong = append(wrong, n.Text+" => "+n.Change)
+		}
+	}
+	for _, w := range want {
+		found := false
+		for _, text := range wrong {
+			found = found || matches(text, w)
+		}
+		if !found {
+			t.Errorf("no finding %q in\n%s", w, out)
+		}
+	}
+	if len(want) == 0 && len(wrong) > 0 {
+		t.Errorf("found wrong: %q", wrong)
+	}
+}
+
+// matches says whether the parts of want, between which .. or => stand, come in text in this order.
+func matches(text, want string) bool {
+	for _, part := range strings.Split(strings.ReplaceAll(want, "=>", ".."), "..") {
+		_, rest, ok := strings.Cut(text, strings.TrimSpace(part))
+		if !ok {
+			return false
+		}
+		text = rest
+	}
+	return true
+}
+
+// A source says how a server sends events: by default every 100 ms, with times as ids.
+type source struct {
+	every           time.Duration
+	beat, lives     time.Duration
+	noIDs, plainIDs bool
+	bundle, pad     int
+	gzip            string // flushed or held
+	full            bool
+	status          int
+}
+
+func (s source) serve(t *testing.T) string {
+	if s.every == 0 {
+		s.every = 100 * time.Millisecond
+	}
+	start := time.Now()
+	return serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Accel-Buffering", "no")
+		switch {
+		case s.status != 0:
+			w.WriteHeader(s.status)
+		case s.full:
+			begin(w, "retry: 50\n: full, 9 streams are open\n\n")
+		default:
+			s.stream(w, r, start)
+		}
+	})
+}
+
+// stream sends event n at start + n*every, to all streams the same.
+func (s source) stream(w http.ResponseWriter, r *http.Request, start time.Time) {
+	out, flush := io.Writer(w), func() {}
+	if s.gzip != "" && r.Header.Get("Accept-Encoding") == "gzip" {
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		out = z
+		if s.gzip == "flushed" {
+			flush = func() { z.Flush() }
+		}
+	}
+	begin(w, "")
+	io.WriteString(out, "retry: 50\n\n")
+	first := int(time.Since(start) / s.every)
+	var beats <-chan time.Time
+	if s.beat > 0 {
+		tick := time.NewTicker(s.beat)
+		defer tick.Stop()
+		beats = tick.C
+	}
+	var over <-chan time.Time
+	if s.lives > 0 {
+		over = time.After(s.lives)
+	}
+	held := ""
+	for n := first; ; {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-over:
+			return
+		case <-beats:
+			held += ": heartbeat\n\n"
+		case <-time.After(time.Until(start.Add(time.Duration(n) * s.every))):
+			held += s.event(n, start)
+			n++
+		}
+		if n <= first+1 || s.bundle == 0 || n%s.bundle == 0 {
+			io.WriteString(out, held)
+			flush()
+			w.(http.Flusher).Flush()
+			held = ""
+		}
+	}
+}
+
+func (s source) event(n int, start time.Time) string {
+	id := fmt.Sprintf("id: %d\n", start.Add(time.Duration(n)*s.every).UnixMilli())
+	if s.plainIDs {
+		id = fmt.Sprintf("id: %d\n", n)
+	} else if s.noIDs {
+		id = ""
+	}
+	return fmt.Sprintf("%sdata: event %d %s\n\n", id, n, strings.Repeat("x", s.pad))
+}
+
+// pass is a proxy that does all right; the others are it with one fault.
+func pass(upstream string) http.HandlerFunc {
+	return proxy(upstream, func(w http.ResponseWriter, lines <-chan string, _ *http.Request) {
+		for l := range lines {
+			io.WriteString(w, l)
+			w.(http.Flusher).Flush()
+		}
+	})
+}
+
+func buffering(upstream string) http.HandlerFunc {
+	return proxy(upstream, func(w http.ResponseWriter, lines <-chan string, _ *http.Request) {
+		held, n := "", 0
+		for l := range lines {
+			if held += l; l == "\n" {
+				n++
+			}
+			if n > 1 && n%8 == 0 {
+				io.WriteString(w, held)
+				w.(http.Flusher).Flush()
+				held = ""
+			}
+		}
+	})
+}
+
+func swallow(upstream string) http.HandlerFunc {
+	return proxy(upstream, func(w http.ResponseWriter, lines <-chan string, _ *http.Request) {
+		for range lines {
+		}
+	})
+}
+
+func mute(upstream string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+}
+
+func noComments(upstream string) http.HandlerFunc {
+	return proxy(upstream, func(w http.ResponseWriter, lines <-chan string, _ *http.Request) {
+		for l := range lines {
+			if !strings.HasPrefix(l, ":") {
+				io.WriteString(w, l)
+				w.(http.Flusher).Flush()
+			}
+		}
+	})
+}
+
+func squeezing(upstream string) http.HandlerFunc {
+	plain := pass(upstream)
+	zipped := proxy(upstream, func(w http.ResponseWriter, lines <-chan string, _ *http.Request) {
+		z := gzip.NewWriter(w)
+		for l := range lines {
+			io.WriteString(z, l)
+		}
+	})
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Accept-Encoding") != "gzip" {
+			plain(w, r)
+			return
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		zipped(w, r)
+	}
+}
+
+func cutting(upstream string) http.HandlerFunc {
+	return proxy(upstream, func(w http.ResponseWriter, lines <-chan string, _ *http.Request) {
+		for {
+			select {
+			case l, ok := <-lines:
+				if !ok {
+					return
+				}
+				io.WriteString(w, l)
+				w.(http.Flusher).Flush()
+			case <-time.After(500 * time.Millisecond):
+				panic(http.ErrAbortHandler)
+			}
+		}
+	})
+}
+
+// proxy gives forward the lines that upstream sends.
+func proxy(upstream string, forward func(http.ResponseWriter, <-chan string,
+	*http.Request)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		req, _ := http.NewRequestWithContext(r.Context(), "GET", upstream, nil)
+		for _, h := range []string{"Last-Event-ID", "Accept-Encoding"} {
+			req.Header.Set(h, r.Header.Get(h))
+		}
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			return
+		}
+		defer resp.Body.Close()
+		if enc := resp.Header.Get("Content-Encoding"); enc != "" {
+			w.Header().Set("Content-Encoding", enc)
+			begin(w, "")
+			copyFlushed(w, resp.Body)
+			return
+		}
+		begin(w, "")
+		lines := make(chan string, 1000) // more than any test sends
+		go func() {
+			defer close(lines)
+			for b := bufio.NewReader(resp.Body); ; {
+				l, err := b.ReadString('\n')
+				if err != nil {
+					return
+				}
+				lines <- l
+			}
+		}()
+		forward(w, lines, r)
+	}
+}
+
+func copyFlushed(w http.ResponseWriter, r io.Reader) {
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		w.Write(buf[:n])
+		w.(http.Flusher).Flush()
+		if err != nil {
+			return
+		}
+	}
+}
+
+func startNginx(t *testing.T, nginx, dir, servers string, urls []string) {
+	t.Helper()
+	config := "daemon off; master_process off; error_log stderr; pid " + dir + "/pid;\n" +
+		"events { worker_connections 256; }\nhttp { access_log off;\n"
+	for _, m := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+		config += fmt.Sprintf("%s_temp_path %s/%s;\n", m, dir, m)
+	}
+	file := writeFile(t, config+servers+"}\n")
+	var log bytes.Buffer
+	cmd := exec.Command(nginx, "-p", dir, "-c", file, "-e", filepath.Join(dir, "error.log"))
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	for i := 0; ; i++ {
+		c, err := net.Dial("tcp", mustURL(t, urls[len(urls)-1]).Host)
+		if err == nil {
+			c.Close()
+			return
+		}
+		if i > 200 {
+			t.Fatalf("nginx did not start: %v\n%s", err, log.String())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// freeAddr gives an address on which nothing listens.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"time"
+)
+
+// A summary is what -json prints. Figures that were not measured are left out.
+type summary struct {
+	URL     string  `json:"url"`
+	Streams int     `json:"streams"`
+	Stalled int     `json:"stalled"`
+	Slow    int     `json:"slow"`
+	Elapsed float64 `json:"elapsed_s"`
+	totals
+	EventsPerS   float64        `json:"events_per_s"`
+	ErrorKinds   map[string]int `json:"error_kinds,omitempty"`
+	Connect      *quantiles     `json:"connect_ms,omitempty"`
+	Head         *quantiles     `json:"headers_ms,omitempty"`
+	First        *quantiles     `json:"first_event_ms,omitempty"`
+	Spread       *quantiles     `json:"spread_ms,omitempty"`
+	Gaps         *quantiles     `json:"event_gap_ms,omitempty"`
+	Beats        *quantiles     `json:"heartbeat_gap_ms,omitempty"`
+	Rounds       int            `json:"publish_rounds,omitempty"`
+	Mixed        *int           `json:"publish_rounds_mixed,omitempty"`
+	Missed       *int           `json:"missed,omitempty"`
+	Delivery     *quantiles     `json:"delivery_ms,omitempty"`
+	Last         *quantiles     `json:"last_delivery_ms,omitempty"`
+	RSSBefore    *float64       `json:"rss_before_mib,omitempty"`
+	RSSAfter     *float64       `json:"rss_after_mib,omitempty"`
+	RSSPerStream *float64       `json:"rss_per_stream_kib,omitempty"`
+	ConnectCPU   *float64       `json:"connect_cpu_us_per_stream,omitempty"`
+	DeliveryCPU  *float64       `json:"cpu_us_per_delivery,omitempty"`
+	BytesPer     *float64       `json:"bytes_per_delivery,omitempty"`
+	ClientRSS    *float64       `json:"client_rss_per_stream_kib,omitempty"`
+	ClientCPU    *float64       `json:"client_cpu_us_per_delivery,omitempty"`
+	Wrong        []*finding     `json:"wrong"`
+}
+
+// summary gives the meter's figures; call it after finish.
+func (m *meter) summary(elapsed time.Duration) *summary {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := &summary{
+		Elapsed: round3(elapsed.Seconds()), totals: m.total, ErrorKinds: m.errors,
+		EventsPerS: round3(float64(m.total.Events) / elapsed.Seconds()),
+		Connect:    m.connect.ms(), Head: m.head.ms(), First: m.first.ms(),
+		Spread: m.spread.ms(), Gaps: m.gaps.ms(), Beats: m.beats.ms(),
+		Wrong: []*finding{},
+	}
+	if p := &m.published; p.rounds > 0 {
+		s.Rounds, s.Mixed, s.Missed = p.rounds, &p.mixed, &p.missed
+		s.Delivery, s.Last = p.delivery.ms(), p.last.ms()
+	}
+	for _, f := range m.wrong {
+		s.Wrong = append(s.Wrong, f)
+	}
+	sort.Slice(s.Wrong, func(i, j int) bool { return s.Wrong[i].Problem < s.Wrong[j].Problem })
+	return s
+}
+
+// A moment is what was used and had come when one phase of a run ended.
+type moment struct {
+	server, client usage
+	events, bytes  int64
+}
+
+// moment reads the server's usage, too, unless pid is 0.
+func (m *meter) moment(pid int) (x moment) {
+	x.server, _ = processUsage(pid)
+	x.client, _ = processUsage(os.Getpid())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	x.events, x.bytes = m.total.Events, m.total.Bytes
+	return x
+}
+
+// use adds what was used from start until all streams had settled, and from then to the end. The
+// moments are zero where the run did not come so far.
+func (s *summary) use(pid int, start, settled, end moment) {
+	n := float64(s.OpenedOnce)
+	if n == 0 || settled.client.rss == 0 {
+		return
+	}
+	per := func(x, by float64) *float64 { x = round3(x / by); return &x }
+	s.ClientRSS = per(float64(settled.client.rss-start.client.rss), 1024*n)
+	if pid != 0 {
+		s.RSSBefore = per(float64(start.server.rss), 1<<20)
+		s.RSSAfter = per(float64(settled.server.rss), 1<<20)
+		s.RSSPerStream = per(float64(settled.server.rss-start.server.rss), 1024*n)
+		s.ConnectCPU = per((settled.server.cpu-start.server.cpu)*1e6, n)
+	}
+	events := float64(end.events - settled.events)
+	if events <= 0 {
+		return
+	}
+	s.BytesPer = per(float64(end.bytes-settled.bytes), events)
+	s.ClientCPU = per((end.client.cpu-settled.client.cpu)*1e6, events)
+	if pid != 0 {
+		s.DeliveryCPU = per((end.server.cpu-settled.server.cpu)*1e6, events)
+	}
+}
+
+func round3(x float64) float64 { return float64(int64(x*1000+.5)) / 1000 }
+
+// write prints the summary for people.
+func (s *summary) write(w io.Writer) {
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(w, "  %-13s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	times := func(name string, q *quantiles) {
+		if q != nil {
+			line(name, "p50 %s   p99 %s   max %s", inMS(q.P50), inMS(q.P99), inMS(q.Max))
+		}
+	}
+	fmt.Fprintf(w, "%s for %.1f s\n", s.URL, s.Elapsed)
+	line("streams", "%d opened of %d, %d open at the end, %d reconnects, %d errors",
+		s.OpenedOnce, s.Streams, s.Open, s.Reconnects, s.Errors)
+	if s.Stalled+s.Slow > 0 {
+		line("not read", "%d stalled, %d slow; the server closed %d", s.Stalled, s.Slow,
+			s.UnreadEnded)
+	}
+	if s.Closes+s.EndedBy204 > 0 {
+		line("closed", "%d by the server, %d of them uncleanly; %d ended for good (204)",
+			s.Closes, s.Cut, s.EndedBy204)
+	}
+	line("received", "%d events (%.1f a second), %d heartbeats, %d bytes",
+		s.Events, s.EventsPerS, s.Heartbeats, s.Bytes)
+	times("connect", s.Connect)
+	times("headers", s.Head)
+	times("first event", s.First)
+	times("spread", s.Spread)
+	times("event gap", s.Gaps)
+	times("heartbeat gap", s.Beats)
+	if s.Rounds > 0 {
+		line("published", "%d, %d left out as another event came too; %d deliveries missed",
+			s.Rounds, *s.Mixed, *s.Missed)
+	}
+	times("delivery", s.Delivery)
+	times("last reached", s.Last)
+	s.writeUse(line)
+	s.writeWrong(line)
+}
+
+// writeUse leaves the client's own use out where there are too few streams to divide it by.
+func (s *summary) writeUse(line func(name, format string, args ...any)) {
+	if s.ClientRSS != nil && s.Streams >= 100 {
+		line("client", "%.1f KiB a stream", *s.ClientRSS)
+	}
+	if s.ClientCPU != nil && s.Streams >= 100 {
+		line("client", "%.2f µs CPU a delivery", *s.ClientCPU)
+	}
+	if s.RSSPerStream != nil {
+		line("server", "%.1f KiB a stream, %.1f µs CPU a stream opened", *s.RSSPerStream,
+			*s.ConnectCPU)
+	}
+	if s.DeliveryCPU != nil {
+		line("server", "%.2f µs CPU a delivery", *s.DeliveryCPU)
+	}
+}
+
+func (s *summary) writeWrong(line func(name, format string, args ...any)) {
+	for _, k := range sortedKeys(s.ErrorKinds) {
+		line("error", "%d × %s", s.ErrorKinds[k], k)
+	}
+	for _, f := range s.Wrong {
+		line("WRONG", "%d × %s; the first: %s", f.Count, f.Problem, f.Example)
+	}
+	if len(s.Wrong) == 0 {
+		line("wrong", "nothing")
+	}
+}
+
+func inMS(x float64) string {
+	if x >= 100 {
+		return fmt.Sprintf("%.0f ms", x)
+	}
+	return fmt.Sprintf("%.3g ms", x)
+}
+
+func sortedKeys(m map[string]int) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+// progress prints how the run goes until done: in place on a terminal, else a line each every.
+func (m *meter) progress(w io.Writer, every time.Duration, done <-chan struct{}) {
+	begin, end := "", "\n"
+	if isTerminal(w) {
+		every, begin, end = time.Second/2, "\r\x1b[K", ""
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var before int64
+	for {
+		select {
+		case <-done:
+			fmt.Fprint(w, begin)
+			return
+		case <-tick.C:
+		}
+		m.mu.Lock()
+		t := m.total
+		m.mu.Unlock()
+		fmt.Fprintf(w, "%s%d streams open, %d events, %d heartbeats, %d errors, "+
+			"%.0f events a second%s", begin, t.Open, t.Events, t.Heartbeats, t.Errors,
+			float64(t.Events-before)/every.Seconds(), end)
+		before = t.Events
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

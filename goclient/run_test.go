@@ -1,0 +1,397 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const goodSnapshot = `{"system_status":{},"metrics":{},"activities":[],"timestamp":"15:04:05"}`
+
+// Most of these tests wait rather than compute, so many may run at once.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	flag.Set("test.parallel", "16")
+	os.Exit(m.Run())
+}
+
+func TestExitStatusOfBadUsageIs2WithOneLine(t *testing.T) {
+	for _, args := range [][]string{
+		{"-clients", "0"}, {"-clients", "x"}, {"-clients", "100000000"}, {"-nonsense"}, {"extra"},
+		{"-url", "localhost:3001/x"}, {"-url", "ftp://x/"}, {"-url", "http://[::1"},
+		{"-stalled", "2"}, {"-stalled", "-1"}, {"-check", "all"}, {"-duration", "-1s"},
+		{"-header", "nothing"}, {"-header", "A: b\r\nC: d"}, {"-token-file", "/nowhere"},
+		{"-publish", "x"}, {"-rounds", "3"}, {"-publish", "http://localhost/", "-body", "/nowhere"},
+		{"-forward", "x"}, {"-forward", "http://x/", "-doctor"}, {"-direct", "http://x/"},
+		{"-doctor", "-clients", "2"}, {"-doctor", "-direct", "x"}, {"-pid", "999999999"},
+	} {
+		code, out, errs := client(t, args...)
+		if code != 2 || out != "" || !strings.HasPrefix(errs, "sse-client: ") ||
+			strings.Count(errs, "\n") != 1 {
+			t.Errorf("%q: got %d, %q, %q", args, code, out, errs)
+		}
+	}
+}
+
+func TestHelpNamesEachFlagAndEachJSONKey(t *testing.T) {
+	code, help, _ := client(t, "-h")
+	if code != 0 {
+		t.Errorf("exit status %d", code)
+	}
+	source, err := os.ReadFile("report.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`json:"(\w+)`).FindAllSubmatch(source, -1) {
+		if !strings.Contains(help, string(m[1])) {
+			t.Errorf("-h does not explain %s", m[1])
+		}
+	}
+	for _, line := range strings.Split(help, "\n") {
+		if len(line) > 100 {
+			t.Errorf("over 100 columns: %s", line)
+		}
+	}
+}
+
+// Each problem is found where it is looked for, and makes the exit status 1; nothing else does.
+func TestChecks(t *testing.T) {
+	bad := "id: 1\ndata: " + goodSnapshot + "\n\nid: 2\ndata: {\"system_status\":1,\"metrics\":2}\n\n" +
+		"id: 3\ndata: {]\n\nid: 3\ndata: " + goodSnapshot + "\n\nid: 1\nevent: ping\ndata: now\n\n"
+	text := "id: 9\ndata: hello\n\nid: a:1\ndata: {\"a\":1}\n\nid: a:0\ndata: {\"metrics\":1}\n\n"
+	for _, tt := range []struct{ check, stream, want string }{
+		{"none", bad, ""},
+		{"ids", bad, "2 " + wrongID},
+		{"json", bad, "2 " + wrongJSON + ", 2 " + wrongID},
+		{"snapshot", bad, "1 " + wrongJSON + ", 2 " + wrongID + ", 1 " + wrongKeys},
+		{"auto", bad, "1 " + wrongJSON + ", 2 " + wrongID + ", 1 " + wrongKeys},
+		{"auto", text, ""},
+		{"ids", text, ""},
+		{"json", text, "1 " + wrongJSON},
+		{"snapshot", text, "1 " + wrongJSON + ", 2 " + wrongKeys},
+		{"json", "data: {]\n\ndata: {]\n\n", "2 " + wrongJSON},
+		{"snapshot", "data: []\n\n", "1 " + wrongKeys},
+		{"auto", "data: " + strings.Repeat("x", maxEvent+1) + "\n\ndata: a\n\n", "1 " + wrongSize},
+	} {
+		stream := tt.stream
+		url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { begin(w, stream) })
+		code := 0
+		if tt.want != "" {
+			code = 1
+		}
+		if got := problems(clientJSON(t, code, "-url", url, "-once", "-check",
+			tt.check)); got != tt.want {
+			t.Errorf("-check %s: got %q, want %q", tt.check, got, tt.want)
+		}
+	}
+}
+
+func TestANewConnectionMayRepeatTheLastIDButNotAnEarlierOne(t *testing.T) {
+	url := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		id := []int{5, 5, 4}
+		if n == len(id) {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		begin(w, fmt.Sprintf("retry: 10\nid: %d\ndata: a\n\n", id[n]))
+	})
+	if got, want := problems(clientJSON(t, 1, "-url", url)), "1 "+wrongID; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestAStreamThatCannotBeOpenedIsWrong(t *testing.T) {
+	url := rawServe(t, nil)
+	url = strings.Replace(url, "127.0.0.1", "127.0.0.2", 1) // nobody listens there
+	s := clientJSON(t, 1, "-url", url, "-once")
+	if got := problems(s); got != "1 "+wrongFailed ||
+		s.ErrorKinds["connecting: connection refused"] != 1 {
+		t.Errorf("got %s, %v", got, s.ErrorKinds)
+	}
+}
+
+func TestASilentStreamIsWrong(t *testing.T) {
+	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		begin(w, ": heartbeat\n\n")
+		<-r.Context().Done()
+	})
+	args := []string{"-url", url, "-duration", "300ms", "-clients", "2", "-heartbeat"}
+	if got, want := problems(clientJSON(t, 1, append(args, "50ms")...)),
+		"2 "+wrongSilent; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	clientJSON(t, 0, append(args, "1m")...)
+	clientJSON(t, 0, append(args, "0")...)
+}
+
+func TestDebugPrintsEachEventAndHeartbeat(t *testing.T) {
+	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		begin(w, "id: 4\ndata: {\"a\":1}\n\n: heartbeat\n\nevent: tick\ndata: \x1b[2J\ndata: b\n\n")
+	})
+	_, out, errs := client(t, "-url", url, "-once", "-debug")
+	for _, want := range []string{`event     id=4 data={"a":1}`, `heartbeat : heartbeat`,
+		`tick      id=4 data="\x1b[2J\nb"`, `close     EOF`} {
+		if !regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d\.\d{3} ` + regexp.QuoteMeta(want) +
+			`$`).MatchString(out) {
+			t.Errorf("no line %q in\n%s", want, out)
+		}
+	}
+	if errs != "" || !strings.Contains(out, "wrong         nothing") {
+		t.Errorf("got %s%s", out, errs)
+	}
+}
+
+func TestProgressIsAPlainLineWhereThereIsNoTerminal(t *testing.T) {
+	m := newMeter(newChecker("auto"), 0, 1)
+	m.total = totals{Open: 3, Events: 40, Heartbeats: 5, Errors: 6}
+	done, r, w := make(chan struct{}), bytes.Buffer{}, new(lockedWriter)
+	w.w = &r
+	finished := make(chan struct{})
+	go func() {
+		m.progress(w, 10*time.Millisecond, done)
+		close(finished)
+	}()
+	for w.lines() < 2 {
+		time.Sleep(time.Millisecond)
+	}
+	close(done)
+	<-finished
+	want := "3 streams open, 40 events, 5 heartbeats, 6 errors, 4000 events a second\n"
+	if line, rest, _ := strings.Cut(r.String(), "\n"); line+"\n" != want ||
+		strings.Contains(rest, "\r") {
+		t.Errorf("got %q, want %q", r.String(), want)
+	}
+}
+
+// The spread of an event counts the streams that were open when it appeared, and no others.
+func TestSpreadIsFromTheFirstToTheLastStream(t *testing.T) {
+	m := newMeter(newChecker("auto"), 0, 3)
+	viewers := []*viewer{{m: m, n: 0}, {m: m, n: 1}, {m: m, n: 2}}
+	viewers[0].opened(&conn{start: time.Now()})
+	viewers[1].opened(&conn{start: time.Now()})
+	t0 := time.Now().Add(time.Millisecond)
+	ev := &event{id: []byte("1"), hasID: true, data: []byte("a")}
+	viewers[0].event(ev, t0)
+	viewers[1].event(ev, t0.Add(80*time.Millisecond))
+	viewers[2].opened(&conn{start: time.Now()})
+	viewers[2].since = t0.Add(time.Second)
+	viewers[2].event(ev, t0.Add(2*time.Second)) // the newest event, because the stream is new
+	for i := 2; i < 2+2*keepIDs; i++ {          // none of these is seen twice
+		ev.id = []byte(strconv.Itoa(i))
+		viewers[0].event(ev, t0.Add(time.Duration(i)*time.Second))
+	}
+	m.finish(viewers, t0)
+	s := m.summary(time.Second)
+	if m.spread.n != 1 || s.Spread.Max != 80 {
+		t.Errorf("got %d spreads, %+v; want one of 80 ms", m.spread.n, s.Spread)
+	}
+	if len(m.recent) != 0 || s.Gaps.P50 < 980 || s.Gaps.P50 > 1020 {
+		t.Errorf("got %d ids, gaps %+v", len(m.recent), s.Gaps)
+	}
+}
+
+func TestPublishMeasuresToEachStream(t *testing.T) {
+	t.Parallel()
+	h := newHub(t)
+	s := clientJSON(t, 0, "-url", h.url, "-clients", "20", "-publish", h.url+"/pub", "-rounds", "4",
+		"-gap", "20ms", "-body", writeFile(t, "the body"), "-header", "X-Key: 1")
+	if s.Rounds != 4 || *s.Mixed != 0 || *s.Missed != 0 || s.Events != 20+4*20 {
+		t.Errorf("got %d rounds, %d mixed, %d missed, %d events", s.Rounds, *s.Mixed, *s.Missed,
+			s.Events)
+	}
+	if d, l := s.Delivery, s.Last; d == nil || l == nil || d.Max != l.Max || d.P50 > l.Max {
+		t.Errorf("got %+v and %+v", s.Delivery, s.Last)
+	}
+	if got, want := h.requests(), strings.Repeat("POST the body 1 application/json\n",
+		4); got != want {
+		t.Errorf("the server got\n%s", got)
+	}
+}
+
+func TestPublishWithAnotherEventIsLeftOut(t *testing.T) {
+	m := newMeter(newChecker("auto"), 0, 1)
+	v := &viewer{m: m}
+	v.opened(&conn{start: time.Now()})
+	for round, ids := range [][]string{{"1"}, {"2", "3"}, {"4"}} {
+		start := m.beginRound()
+		for i, id := range ids {
+			ev := &event{id: []byte(id), hasID: true}
+			v.event(ev, start.Add(time.Duration(round+i+1)*time.Millisecond))
+		}
+		m.endRound(nil)
+	}
+	if p := &m.published; p.rounds != 3 || p.mixed != 1 || p.missed != 0 || p.last.n != 2 {
+		t.Errorf("%d rounds, %d mixed, %d missed, %d measured", p.rounds, p.mixed, p.missed,
+			p.last.n)
+	}
+}
+
+func TestPublishThatFailsIsWrong(t *testing.T) {
+	t.Parallel()
+	h := newHub(t)
+	s := clientJSON(t, 1, "-url", h.url, "-publish", h.url+"/none", "-rounds", "2", "-gap", "1ms")
+	if got, want := problems(s), "2 "+wrongPost; got != want || *s.Missed != 0 {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What came before the request, or a second time, is no delivery; a missing one is counted.
+func TestDeliveriesAndMissedOnes(t *testing.T) {
+	m := newMeter(newChecker("none"), 0, 2)
+	a, b := &viewer{m: m}, &viewer{m: m, n: 1}
+	a.opened(&conn{start: time.Now()})
+	b.opened(&conn{start: time.Now()})
+	old := &event{id: []byte("1"), hasID: true}
+	a.event(old, time.Now())
+	start := m.beginRound()
+	b.event(old, start.Add(time.Second)) // a saw it before the request
+	fresh := &event{id: []byte("2"), hasID: true}
+	a.event(fresh, start.Add(30*time.Millisecond))
+	a.event(fresh, start.Add(time.Second))
+	m.endRound(nil)
+	p := &m.published
+	if p.missed != 1 || p.mixed != 0 || p.delivery.n != 1 || p.last.max != 30*time.Millisecond {
+		t.Errorf("got %d missed, %d mixed, %d deliveries, last %v", p.missed, p.mixed,
+			p.delivery.n, p.last.max)
+	}
+	m.beginRound()
+	m.round.start = start.Add(time.Minute)
+	start = m.round.start
+	b.event(fresh, start.Add(time.Millisecond))
+	a.event(fresh, start.Add(20*time.Millisecond)) // the id does not tell events apart here
+	m.endRound(nil)
+	if p.missed != 2 || p.last.max != 30*time.Millisecond || p.delivery.n != 2 {
+		t.Errorf("got %d missed, %d deliveries, last %v", p.missed, p.delivery.n, p.last.max)
+	}
+}
+
+func TestPIDMeasuresTheServer(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("needs /proc")
+	}
+	h := newHub(t)
+	s := clientJSON(t, 0, "-url", h.url, "-publish", h.url+"/pub", "-rounds", "2", "-gap", "1ms",
+		"-pid", strconv.Itoa(os.Getpid()))
+	for name, x := range map[string]*float64{"rss_before_mib": s.RSSBefore,
+		"rss_after_mib":      s.RSSAfter,
+		"rss_per_stream_kib": s.RSSPerStream, "cpu_us_per_delivery": s.DeliveryCPU,
+		"client_cpu_us_per_delivery": s.ClientCPU, "bytes_per_delivery": s.BytesPer} {
+		if x == nil {
+			t.Errorf("no %s", name)
+		}
+	}
+	if s.RSSBefore != nil && *s.RSSBefore < 1 {
+		t.Errorf("this process has %v MiB", *s.RSSBefore)
+	}
+}
+
+// A hub is a server whose /pub sends an event to all streams.
+type hub struct {
+	url   string
+	mu    sync.Mutex
+	id    int
+	chans map[chan string]bool
+	got   strings.Builder
+}
+
+func newHub(t *testing.T) *hub {
+	h := &hub{id: 1, chans: map[chan string]bool{}}
+	h.url = serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/stream":
+			h.stream(w, r)
+		case strings.HasSuffix(r.URL.Path, "/pub"):
+			body, _ := io.ReadAll(r.Body)
+			h.mu.Lock()
+			fmt.Fprintln(&h.got, r.Method, string(body), r.Header.Get("X-Key"),
+				r.Header.Get("Content-Type"))
+			h.mu.Unlock()
+			h.send()
+		default:
+			http.Error(w, "no such path", http.StatusNotFound)
+		}
+	})
+	return h
+}
+
+func (h *hub) stream(w http.ResponseWriter, r *http.Request) {
+	c := make(chan string, 10)
+	h.mu.Lock()
+	h.chans[c] = true
+	h.mu.Unlock()
+	begin(w, "id: 1\ndata: hello\n\n")
+	for {
+		select {
+		case s := <-c:
+			begin(w, s)
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+func (h *hub) send() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.id++
+	for c := range h.chans {
+		c <- fmt.Sprintf("id: %d\ndata: x\n\n", h.id)
+	}
+}
+
+func (h *hub) requests() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.got.String()
+}
+
+var discardLog = log.New(io.Discard, "", 0)
+
+func mustURL(t *testing.T, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func writeFile(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+type lockedWriter struct {
+	mu sync.Mutex
+	w  *bytes.Buffer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+func (l *lockedWriter) lines() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Count(l.w.Bytes(), []byte("\n"))
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"os"
+	"time"
+)
+
+const (
+	defaultRetry = 3 * time.Second  // before the server has said another
+	maxBackoff   = 60 * time.Second // of a stream that has to come back
+	maxEvent     = 1 << 20          // bytes; a larger event is dropped and counted
+	slowBytes    = 4                // a second, of a slow stream
+)
+
+// An observer is told what happens on one stream, on that stream's goroutine.
+type observer interface {
+	opened(c *conn)
+	failed(err error) // the stream could not be opened
+	closed(err error) // the stream ended; io.EOF where in an orderly way
+	received(n int)   // bytes of the body, without chunking and compression
+	event(ev *event, at time.Time)
+	comment(text []byte, at time.Time)
+	dropped()
+}
+
+// A stream is opened again whenever it ends, after the time that the server last said.
+// EventSource gives up for ever at an answer other than 200 and 204; this tries again.
+type stream struct {
+	t       *target
+	o       observer
+	once    bool // end at the first close
+	backoff bool // wait longer after each failure, spread at random, and outlive even a 204
+	retryIn time.Duration
+	p       parser
+	at      time.Time // when what is being parsed came
+}
+
+func newStream(t *target, o observer) *stream {
+	s := &stream{t: t, o: o, retryIn: defaultRetry}
+	s.p = parser{h: s, limit: maxEvent}
+	return s
+}
+
+// run keeps the stream open until ctx ends, or it is not to come back.
+func (s *stream) run(ctx context.Context) {
+	for fails := 0; ; {
+		err := s.connection(ctx, &fails)
+		if ctx.Err() != nil || s.once || errors.Is(err, errNoContent) && !s.backoff {
+			return
+		}
+		if !sleep(ctx, s.wait(fails)) {
+			return
+		}
+	}
+}
+
+// connection opens the stream and reads it to the end, and counts failures in a row.
+func (s *stream) connection(ctx context.Context, fails *int) error {
+	c, err := s.t.open(ctx, s.p.lastID)
+	if err != nil {
+		*fails++
+		if ctx.Err() == nil {
+			s.o.failed(err)
+		}
+		return err
+	}
+	defer c.Close()
+	*fails = 0
+	s.o.opened(c)
+	s.p.start()
+	for err == nil {
+		err = c.read(s.feed)
+	}
+	if ctx.Err() == nil {
+		s.o.closed(err)
+	}
+	return err
+}
+
+func (s *stream) feed(b []byte, at time.Time) {
+	s.at = at
+	s.o.received(len(b))
+	s.p.feed(b)
+}
+
+func (s *stream) event(ev *event)       { s.o.event(ev, s.at) }
+func (s *stream) comment(text []byte)   { s.o.comment(text, s.at) }
+func (s *stream) retry(d time.Duration) { s.retryIn = d }
+func (s *stream) dropped()              { s.o.dropped() }
+
+// wait gives the time until the next attempt: as browsers do the same each time; or doubled with
+// each failure in a row up to a minute, and up to half as much again, drawn at random.
+func (s *stream) wait(fails int) time.Duration {
+	if !s.backoff {
+		return s.retryIn
+	}
+	d := s.retryIn
+	if d < defaultRetry && fails > 0 {
+		d = defaultRetry
+	}
+	for ; fails > 1 && d < maxBackoff; fails-- {
+		d *= 2
+	}
+	if d > maxBackoff {
+		d = maxBackoff
+	}
+	return d + time.Duration(rand.Int63n(int64(d/2)+1))
+}
+
+// hold opens the stream and reads n bytes a second of it, or nothing. It does not come back.
+func (s *stream) hold(ctx context.Context, n int) {
+	c := &conn{start: time.Now()}
+	err := c.dial(ctx, s.t, s.t.url, holdBuffer)
+	if err == nil {
+		if _, err = io.WriteString(c, s.t.head(s.t.url, nil)); err != nil {
+			c.Close()
+		}
+	}
+	if err != nil {
+		s.o.failed(fmt.Errorf("opening a stream that is not read: %w", plain(err)))
+		return
+	}
+	defer c.Close()
+	s.o.opened(c)
+	if n == 0 {
+		err = c.lastLook(ctx)
+	} else {
+		for buf := make([]byte, n); err == nil && sleep(ctx, time.Second); {
+			_, err = c.Read(buf)
+		}
+	}
+	if err != nil && (n == 0 || ctx.Err() == nil) {
+		s.o.closed(err)
+	}
+}
+
+// lastLook waits for the end of ctx and then reads what is there, to see whether the server has
+// closed the connection: the error says how, and is nil where it has not.
+func (c *conn) lastLook(ctx context.Context) error {
+	if !c.stop() {
+		return nil
+	}
+	<-ctx.Done()
+	c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	_, err := io.Copy(io.Discard, c.Conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	if err == nil {
+		err = io.EOF
+	}
+	return err
+}
+
+// sleep waits for d and says whether ctx still goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return ctx.Err() == nil
+	}
+}
