@@ -204,7 +204,6 @@ type SSEServer struct {
 	listener net.Listener
 	host     *sampler
 	started  time.Time
-	figures  figures               // the snapshot loop's
 	wake     chan struct{}         // capacity 1: a snapshot is wanted now
 	newest   atomic.Pointer[frame] // of the last snapshot; nil before the first
 	beats    atomic.Uint64         // heartbeats that have been due
@@ -223,6 +222,7 @@ type SSEServer struct {
 	past       counters          // of closed streams
 	broadcasts uint64
 	lastID     int64
+	figures    figures
 	feed       []activity // newest first
 	next       *delivery  // the broadcast that will carry what is added now
 }
@@ -325,9 +325,11 @@ func (s *SSEServer) snapshotLoop(ctx context.Context) {
 
 // sample takes over the host's figures, and into the feed each change of an alarm's level.
 func (s *SSEServer) sample(now time.Time) {
-	var changes []activity
-	s.figures, changes = s.host.sample(now)
+	f, changes := s.host.sample(now)
 	s.add(changes...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.figures = f
 }
 
 // publish broadcasts one snapshot of the last figures and the feed.
