@@ -45,18 +45,18 @@ import (
 var version = "dev"
 
 const (
-	firstDelay    = 500 * time.Millisecond // start to first snapshot: rates need two readings
-	minInterval   = 50 * time.Millisecond  // between broadcasts: at most twenty a second
-	sampleEvery   = 2 * time.Second        // between readings where the interval is 0
-	diskPatience  = 10 * time.Second       // an older answer of statfs(2) is no figure any more
-	probeTimeout  = 2 * time.Second        // for one GET of the probed URL
-	retryEvery    = 100 * time.Millisecond // between tries of a stream that is behind
-	sweepEvery    = time.Second            // between looks whether a client is gone
-	stallLimit    = 30 * time.Second       // a stream that takes nothing for so long is closed
-	vanishLimit   = 45 * time.Second       // TCP_USER_TIMEOUT: not acknowledged for so long
-	headerTimeout = 5 * time.Second        // for a request's head
-	shortTimeout  = 10 * time.Second       // for a whole request; streams are out of its sight
-	stopPatience  = 800 * time.Millisecond // for short requests at shutdown
+	firstDelay    = 500 * time.Millisecond  // start to first snapshot: rates need two readings
+	minInterval   = 50 * time.Millisecond   // between broadcasts: at most twenty a second
+	sampleEvery   = 2 * time.Second         // between readings where the interval is 0
+	diskPatience  = 10 * time.Second        // an older answer of statfs(2) is no figure any more
+	probeTimeout  = 2 * time.Second         // for one GET of the probed URL
+	retryEvery    = 100 * time.Millisecond  // between tries of a stream that is behind
+	sweepEvery    = 1500 * time.Millisecond // between looks whether a client is gone
+	stallLimit    = 30 * time.Second        // a stream that takes nothing for so long is closed
+	vanishLimit   = 45 * time.Second        // TCP_USER_TIMEOUT: not acknowledged for so long
+	headerTimeout = 5 * time.Second         // for a request's head
+	shortTimeout  = 10 * time.Second        // for a whole request; streams are out of its sight
+	stopPatience  = 800 * time.Millisecond  // for short requests at shutdown
 
 	maxHeader    = 16 << 10 // bytes of request line and headers
 	sendBuffer   = 64 << 10 // bytes, SO_SNDBUF of a stream
@@ -842,21 +842,22 @@ func reason(err error) string {
 // Go's poller. A closed descriptor's number may be another connection's a moment later, so it
 // is used and closed only under mu.
 type SSEConnection struct {
+	mu    sync.Mutex // guards following: the first cache line is what each broadcast reads
+	fd    int        // notOpen before it is open, isClosed once it is closed
+	rest  []byte     // of what was begun
+	last  int64      // id of the newest frame begun
+	owed  int64      // id of a newer one that the kernel did not take; 0: none
+	beats uint64     // heartbeats that were due and are sent
+	counters
+	blocked time.Time // when the kernel last took something, while the stream is behind
+	err     error     // of the last send
+
 	number            uint64
 	remote, userAgent string
 	since             time.Time
-
-	mu      sync.Mutex // guards following
-	fd      int        // -1 before it is open and after it is closed
-	closed  bool
-	rest    []byte    // of what was begun
-	last    int64     // id of the newest frame begun
-	owed    int64     // id of a newer one that the kernel did not take; 0: none
-	beats   uint64    // heartbeats that were due and are sent
-	blocked time.Time // when the kernel last took something, while the stream is behind
-	err     error     // of the last send
-	counters
 }
+
+const notOpen, isClosed = -1, -2
 
 // counters count what streams were sent.
 type counters struct {
@@ -873,7 +874,7 @@ func (n *counters) add(o counters) {
 func (c *SSEConnection) open(fd int, head []byte, f *frame, beats uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	if c.fd == isClosed {
 		return false
 	}
 	c.fd, c.rest, c.beats = fd, head, beats
@@ -978,8 +979,8 @@ func (c *SSEConnection) drain() error {
 func (c *SSEConnection) close(why error) (last counters, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.fd < 0 {
-		ok, c.closed = !c.closed, true
+	if c.fd < 0 {
+		ok, c.fd = c.fd == notOpen, isClosed
 		return c.counters, ok
 	}
 	switch why {
@@ -995,7 +996,7 @@ func (c *SSEConnection) close(why error) (last counters, ok bool) {
 		syscall.Shutdown(c.fd, syscall.SHUT_WR)
 	}
 	syscall.Close(c.fd)
-	c.fd, c.rest, c.closed = -1, nil, true
+	c.fd, c.rest = isClosed, nil
 	return c.counters, true
 }
 
@@ -1110,7 +1111,7 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // GET /dashboard/stream
 func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
 	ua := r.UserAgent()
-	c := &SSEConnection{fd: -1, remote: r.RemoteAddr, since: time.Now(),
+	c := &SSEConnection{fd: notOpen, remote: r.RemoteAddr, since: time.Now(),
 		userAgent: strings.Clone(ua[:min(len(ua), maxUserAgent)])}
 	if !s.reserve(c) {
 		s.sweep(c.since, retryEvery) // makes room where clients are gone
