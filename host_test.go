@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -48,7 +49,7 @@ func TestFiguresOfRecordedMachines(t *testing.T) {
 		}
 		h.proc = filepath.Join("testdata", c.machine, "after")
 		f, _ := h.sample(now.Add(2 * time.Second))
-		got := newSnapshot(f, nil, now)
+		got := snapshotOf(t, f)
 		want := metrics{c.cpu, c.memory, "N/A", c.network, "N/A"}
 		if got.Metrics != want || got.SystemStatus.Uptime != c.uptime {
 			t.Errorf("%s: got %+v, up %q; want %+v, %q", c.machine, got.Metrics,
@@ -62,7 +63,7 @@ func TestWhatCannotBeReadIsNA(t *testing.T) {
 	h.proc, h.disk = t.TempDir(), "/nowhere"
 	h.readDisk(time.Now())
 	f, _ := h.sample(time.Now())
-	got := newSnapshot(f, nil, time.Now())
+	got := snapshotOf(t, f)
 	if want := (metrics{"N/A", "N/A", "N/A", "N/A", "N/A"}); got.Metrics != want ||
 		got.SystemStatus.Uptime != "N/A" {
 		t.Errorf("got %+v, up %q", got.Metrics, got.SystemStatus.Uptime)
@@ -259,7 +260,7 @@ func TestProbeDecidesResponseTimeAndStatus(t *testing.T) {
 	defer app.Close()
 	h := testSampler(t, "-probe", app.URL)
 	probe := func() figures {
-		h.readProbe(time.Now())
+		h.readProbe(context.Background(), time.Now())
 		f, _ := h.sample(time.Now())
 		return f
 	}
@@ -303,6 +304,12 @@ func TestProbeThatHangsHoldsNoSnapshotUp(t *testing.T) {
 		if e.id-first.id > 5000 {
 			t.Fatal("a probe that hangs is no failure after five seconds")
 		}
+	}
+	time.Sleep(200 * time.Millisecond) // the next probe hangs by now
+	start := time.Now()
+	s.stop()
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("a probe that hangs delays shutdown by %v", d)
 	}
 }
 
@@ -421,6 +428,11 @@ func seed(f *testing.F, name string) {
 		f.Add(string(b))
 		f.Add(string(b[:len(b)/2]))
 	}
+}
+
+func snapshotOf(t testing.TB, f figures) snapshot {
+	t.Helper()
+	return event{data: appendSnapshot(nil, f, nil, time.Now())}.snapshot(t)
 }
 
 func testSampler(t testing.TB, args ...string) *sampler {

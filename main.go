@@ -126,6 +126,7 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	}
 	s.inForce = map[string]string{}
 	fs.VisitAll(func(f *flag.Flag) { s.inForce[f.Name] = f.Value.String() })
+	delete(s.inForce, "version")
 	return s, err
 }
 
@@ -224,14 +225,7 @@ type SSEServer struct {
 	lastID     int64
 	figures    figures
 	feed       []activity // newest first
-	next       *delivery  // the broadcast that will carry what is added now
-}
-
-// A delivery is a broadcast that a request waits for; id and streams are set when done closes.
-type delivery struct {
-	done    chan struct{}
-	id      int64
-	streams int
+	next       *frame     // will carry what is added now
 }
 
 // newSSEServer takes over l; serve closes it.
@@ -244,7 +238,7 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 	return &SSEServer{
 		settings: set, log: log, listener: l, host: newSampler(set, log), started: time.Now(),
 		wake: make(chan struct{}, 1), conns: map[*SSEConnection]struct{}{},
-		closed: map[string]uint64{}, next: &delivery{done: make(chan struct{})},
+		closed: map[string]uint64{}, next: newFrame(),
 	}
 }
 
@@ -265,10 +259,11 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	loops, stopLoops := context.WithCancel(context.Background())
 	defer stopLoops()
 	go func() { s.host.readDisk(s.started); every(ctx, s.host.every, s.host.readDisk) }() // not joined
+	probe := func(now time.Time) { s.host.readProbe(ctx, now) }
 	var failed error
 	var wg sync.WaitGroup
 	for _, f := range []func(){
-		func() { s.host.readProbe(s.started); every(ctx, s.host.every, s.host.readProbe) },
+		func() { probe(s.started); every(ctx, s.host.every, probe) },
 		func() { every(ctx, s.heartbeat, s.beat) },
 		func() { every(loops, retryEvery, s.tend) },
 		func() { s.snapshotLoop(loops) }, // requests wait for it until the last is finished
@@ -339,23 +334,23 @@ func (s *SSEServer) publish(now time.Time) {
 	default:
 	}
 	s.mu.Lock()
-	d := s.next
-	s.next = &delivery{done: make(chan struct{})}
+	f := s.next
+	s.next = newFrame()
 	s.broadcasts++
 	s.lastID = max(s.lastID+1, now.UnixMilli())
-	d.id = s.lastID
-	snap := newSnapshot(s.figures, s.feed, now)
+	f.id = s.lastID
+	figures, feed := s.figures, slices.Clone(s.feed)
 	s.mu.Unlock()
 
-	data, _ := json.Marshal(snap) // strings only: it cannot fail
-	d.streams = s.broadcast(&frame{d.id, appendEvent(nil, d.id, data)})
-	close(d.done)
-	s.log.Debug("broadcast", "id", d.id, "streams", d.streams, "duration", time.Since(now))
+	f.bytes = appendEvent(nil, f.id, appendSnapshot(nil, figures, feed, now))
+	f.streams = s.broadcast(f)
+	close(f.done)
+	s.log.Debug("broadcast", "id", f.id, "streams", f.streams, "duration", time.Since(now))
 }
 
-// add puts activities into the feed; the delivery it gives is the broadcast that will carry
-// them. Test broadcasts in a row become one.
-func (s *SSEServer) add(list ...activity) *delivery {
+// add puts activities into the feed, and gives the frame that will carry them. Test broadcasts
+// in a row become one.
+func (s *SSEServer) add(list ...activity) *frame {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range list {
@@ -525,9 +520,10 @@ func (h *sampler) readDisk(now time.Time) {
 }
 
 // readProbe measures one GET of the probed URL with its whole answer; a status of 400 or more
-// is a failure.
-func (h *sampler) readProbe(now time.Time) {
-	resp, err := h.client.Get(h.probe)
+// is a failure. It is given up when ctx is done.
+func (h *sampler) readProbe(ctx context.Context, now time.Time) {
+	req, _ := http.NewRequestWithContext(ctx, "GET", h.probe, nil) // the URL was parsed before
+	resp, err := h.client.Do(req)
 	if err == nil {
 		_, err = io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
@@ -536,6 +532,9 @@ func (h *sampler) readProbe(now time.Time) {
 		}
 	}
 	took := time.Since(now)
+	if ctx.Err() != nil {
+		return
+	}
 	h.complain("probe", err)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -591,27 +590,19 @@ func (a *alarm) judge(v float64) bool {
 	return a.level != was
 }
 
-// A snapshot on the wire has the keys, their order and the formats of the Rails server.
-type snapshot struct {
-	SystemStatus systemStatus `json:"system_status"`
-	Metrics      metrics      `json:"metrics"`
-	Activities   []activity   `json:"activities"`
-	Timestamp    string       `json:"timestamp"`
-}
+// snapshotFormat has the keys, their order and the formats of the Rails server.
+const snapshotFormat = `{"system_status":{"status":"%s","uptime":"%s","last_check":"%s",` +
+	`"message":"%s"},"metrics":{"cpu":"%s","memory":"%s","disk":"%s","network":"%s",` +
+	`"response_time":"%s"},"activities":%s,"timestamp":"%s"}`
 
-type systemStatus struct {
-	Status    string `json:"status"`
-	Uptime    string `json:"uptime"`
-	LastCheck string `json:"last_check"`
-	Message   string `json:"message"`
-}
-
-type metrics struct {
-	CPU          string `json:"cpu"`
-	Memory       string `json:"memory"`
-	Disk         string `json:"disk"`
-	Network      string `json:"network"`
-	ResponseTime string `json:"response_time"`
+// appendSnapshot appends the figures, and the feed after "Dashboard updated", on one line.
+func appendSnapshot(b []byte, f figures, feed []activity, now time.Time) []byte {
+	updated := newActivity(now, "info", "Dashboard updated")
+	activities, _ := json.Marshal(append([]activity{updated}, feed...)) // strings cannot fail
+	return fmt.Appendf(b, snapshotFormat, f.status, formatUptime(f.uptime),
+		f.at.Format(time.TimeOnly), f.message, formatFigure(f.cpu, "%"), formatFigure(f.memory, "%"),
+		formatFigure(f.disk, "%"), formatNetwork(f.network), formatFigure(f.response, "ms"),
+		activities, now.Format(time.TimeOnly))
 }
 
 type activity struct {
@@ -625,19 +616,6 @@ const testMessage = "Test broadcast"
 
 func newActivity(t time.Time, level, message string) activity {
 	return activity{t.Format(time.TimeOnly), message, level, "activity-" + level}
-}
-
-// newSnapshot copies feed.
-func newSnapshot(f figures, feed []activity, now time.Time) snapshot {
-	updated := newActivity(now, "info", "Dashboard updated")
-	return snapshot{
-		SystemStatus: systemStatus{f.status, formatUptime(f.uptime), f.at.Format(time.TimeOnly),
-			f.message},
-		Metrics: metrics{formatFigure(f.cpu, "%"), formatFigure(f.memory, "%"),
-			formatFigure(f.disk, "%"), formatNetwork(f.network), formatFigure(f.response, "ms")},
-		Activities: append([]activity{updated}, feed...),
-		Timestamp:  now.Format(time.TimeOnly),
-	}
 }
 
 // formatFigure rounds v to an integer; NaN is "N/A".
@@ -680,9 +658,13 @@ func plural(n int, unit string) string {
 
 // A frame is one event, encoded once for all streams. Nobody changes its bytes.
 type frame struct {
-	id    int64
-	bytes []byte
+	id      int64
+	bytes   []byte
+	done    chan struct{} // closed when it has been offered to every stream
+	streams int           // that have it; set by then
 }
+
+func newFrame() *frame { return &frame{done: make(chan struct{})} }
 
 var heartbeatBytes = []byte(": heartbeat\n\n")
 
@@ -729,7 +711,7 @@ func (s *SSEServer) sweep(now time.Time, age time.Duration) {
 	}
 	s.mu.Unlock()
 	if due {
-		s.fanOut(func(c *SSEConnection) bool { return s.keep(c, c.drain()) })
+		s.fanOut(func(c *SSEConnection) bool { s.remove(c, c.drain()); return true })
 	}
 }
 
@@ -770,15 +752,8 @@ func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
 	if !current {
 		s.behind.Store(true)
 	}
-	return s.keep(c, err) && current
-}
-
-// keep removes c if there is an error.
-func (s *SSEServer) keep(c *SSEConnection, err error) bool {
-	if err != nil {
-		s.remove(c, err)
-	}
-	return err == nil
+	s.remove(c, err)
+	return err == nil && current
 }
 
 // reserve puts c, not yet open, into the map; false if the server is full or stopping.
@@ -794,13 +769,19 @@ func (s *SSEServer) reserve(c *SSEConnection) bool {
 	return true
 }
 
-// remove closes c and takes it out of the map, once; err says why.
+// remove closes c and takes it out of the map, once, if there is an error.
 func (s *SSEServer) remove(c *SSEConnection, err error) {
+	if err == nil {
+		return
+	}
 	last, ok := c.close(err)
 	if !ok {
 		return
 	}
-	why := reason(err)
+	why := "error" // the network gave up on it
+	if name, ok := reasons[err]; ok {
+		why = name
+	}
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.closed[why]++
@@ -816,27 +797,17 @@ func (s *SSEServer) closeStreams() int {
 	s.mu.Lock()
 	s.stopping = true
 	s.mu.Unlock()
-	return s.fanOut(func(c *SSEConnection) bool { return !s.keep(c, errStopping) })
+	return s.fanOut(func(c *SSEConnection) bool { s.remove(c, errStopping); return true })
 }
 
-// Why a stream is closed, besides what the kernel says; io.EOF is the client's end of it.
 var (
 	errStalled  = errors.New("took nothing for " + stallLimit.String())
 	errStopping = errors.New("the server stops")
 )
 
-// reason gives the name under which a closed stream is counted.
-func reason(err error) string {
-	switch err {
-	case errStopping:
-		return "shutdown"
-	case errStalled:
-		return "stalled"
-	case io.EOF, syscall.EPIPE, syscall.ECONNRESET:
-		return "client"
-	}
-	return "error"
-}
+// reasons are the names under which closed streams are counted.
+var reasons = map[error]string{errStopping: "shutdown", errStalled: "stalled", io.EOF: "client",
+	syscall.EPIPE: "client", syscall.ECONNRESET: "client"}
 
 // An SSEConnection is one stream: a descriptor of its own, out of sight of net/http and of
 // Go's poller. A closed descriptor's number may be another connection's a moment later, so it
@@ -1068,13 +1039,11 @@ func takeOver(w http.ResponseWriter, r *http.Request) (fd int, err error) {
 	return fd, nil
 }
 
-// A route is what answers at a path, and the methods that it takes.
-type route struct {
-	methods string // as in the Allow header
+// routes are the handlers by path, with their methods as in the Allow header.
+var routes = map[string]struct {
+	methods string
 	serve   func(*SSEServer, http.ResponseWriter, *http.Request)
-}
-
-var routes = map[string]route{
+}{
 	"/dashboard/stream":       {"GET", (*SSEServer).serveStream},
 	"/dashboard/trigger-test": {"GET", (*SSEServer).serveTrigger},
 	"/dashboard/debug":        {"GET, HEAD", (*SSEServer).serveDebug},
@@ -1161,14 +1130,14 @@ func (s *SSEServer) refuse(w http.ResponseWriter, r *http.Request) {
 
 // GET /dashboard/trigger-test
 func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
-	d := s.add(newActivity(time.Now(), "info", testMessage))
+	f := s.add(newActivity(time.Now(), "info", testMessage))
 	select {
 	case s.wake <- struct{}{}:
 	default: // somebody asked already
 	}
 	select {
-	case <-d.done:
-		writeJSON(w, map[string]any{"message": testMessage + " sent", "id": d.id, "streams": d.streams})
+	case <-f.done:
+		writeJSON(w, map[string]any{"message": testMessage + " sent", "id": f.id, "streams": f.streams})
 	case <-r.Context().Done():
 	}
 }

@@ -68,7 +68,7 @@ func TestStreamServesOldAndNewClientsWithAnyAccept(t *testing.T) {
 	}
 }
 
-var snapshotFormat = regexp.MustCompile(`^\{"system_status":\{"status":"(online|degraded|critical)",` +
+var snapshotPattern = regexp.MustCompile(`^\{"system_status":\{"status":"(online|degraded|critical)",` +
 	`"uptime":"(less than a minute|(\d+ (day|hour|minute)s?)(, \d+ (hour|minute)s?)?)",` +
 	`"last_check":"\d\d:\d\d:\d\d","message":"[^"]+"\},` +
 	`"metrics":\{"cpu":"\d+%","memory":"\d+%","disk":"\d+%",` +
@@ -82,7 +82,7 @@ func TestSnapshotHasTheRailsKeysOrderAndFormats(t *testing.T) {
 		t.Skip("figures are Linux's")
 	}
 	s := startServer(t)
-	if e := s.stream(t).event(t); !snapshotFormat.Match(e.data) {
+	if e := s.stream(t).event(t); !snapshotPattern.Match(e.data) {
 		t.Errorf("the first snapshot is\n%s", e.data)
 	}
 }
@@ -173,7 +173,7 @@ func TestActivitiesAreTheLastTenNewestFirst(t *testing.T) {
 	for i := 1; i <= 12; i++ {
 		s.add(newActivity(time.Now(), "info", strconv.Itoa(i)))
 	}
-	got := newSnapshot(figures{}, s.feed, time.Now()).Activities
+	got := event{data: appendSnapshot(nil, figures{}, s.feed, time.Now())}.snapshot(t).Activities
 	if len(got) != 11 || got[0].Message != "Dashboard updated" || got[1].Message != "12" ||
 		got[10].Message != "3" {
 		t.Errorf("activities are %v", got)
@@ -870,6 +870,24 @@ func (c *client) event(t testing.TB) (e event) {
 		e.data = []byte(strings.TrimSuffix(data[6:], "\n"))
 		return e
 	}
+}
+
+// A snapshot is what an event's data says.
+type snapshot struct {
+	SystemStatus struct {
+		Status    string
+		Uptime    string
+		LastCheck string `json:"last_check"`
+		Message   string
+	} `json:"system_status"`
+	Metrics    metrics
+	Activities []activity
+	Timestamp  string
+}
+
+type metrics struct {
+	CPU, Memory, Disk, Network string
+	ResponseTime               string `json:"response_time"`
 }
 
 func (e event) snapshot(t testing.TB) (s snapshot) {

@@ -44,7 +44,7 @@ func TestReadmeNamesEachEndpoint(t *testing.T) {
 
 func TestReadmeShowsTheSnapshotAsItIs(t *testing.T) {
 	block := regexp.MustCompile("(?s)```json\n(.*?)```").FindStringSubmatch(readReadme(t))
-	if block == nil || !snapshotFormat.MatchString(strings.ReplaceAll(strings.TrimSpace(block[1]), "\n ", "")) {
+	if block == nil || !snapshotPattern.MatchString(strings.ReplaceAll(strings.TrimSpace(block[1]), "\n ", "")) {
 		t.Errorf("the README's snapshot is not of the server's form: %q", block)
 	}
 }

@@ -210,7 +210,7 @@ func TestFrameThatTheKernelTookHalfOfArrivesWhole(t *testing.T) {
 	t.Parallel()
 	c, reader := connectionPair(t)
 	big := func(id int64) *frame {
-		return &frame{id, appendEvent(nil, id, bytes.Repeat([]byte{'a' + byte(id)}, 3<<20))}
+		return &frame{id: id, bytes: appendEvent(nil, id, bytes.Repeat([]byte{'a' + byte(id)}, 3<<20))}
 	}
 	now := time.Now()
 	if ok, err := c.offer(big(1), 0, now); ok || err != nil || len(c.rest) == 0 {
@@ -244,7 +244,7 @@ func TestNoOldFrameAfterANewOneNorTheSameTwice(t *testing.T) {
 	t.Parallel()
 	c, reader := connectionPair(t)
 	for _, id := range []int64{5, 5, 3, 6, 4, 6} {
-		c.offer(&frame{id, appendEvent(nil, id, []byte("x"))}, 0, time.Now())
+		c.offer(&frame{id: id, bytes: appendEvent(nil, id, []byte("x"))}, 0, time.Now())
 	}
 	c.close(io.EOF)
 	got, _ := io.ReadAll(reader)
@@ -295,7 +295,7 @@ func TestAllThatWasSentArrivesAtAClientThatSentBytesNobodyAskedFor(t *testing.T)
 	c, reader := connectionPair(t)
 	reader.(*net.TCPConn).SetReadBuffer(4096)
 	for id := int64(1); c.owed == 0; id++ {
-		c.offer(&frame{id, bytes.Repeat([]byte("x"), 4096)}, 0, time.Now())
+		c.offer(&frame{id: id, bytes: bytes.Repeat([]byte("x"), 4096)}, 0, time.Now())
 	}
 	io.WriteString(reader, strings.Repeat("POST / HTTP/1.1\r\n\r\n", 50))
 	time.Sleep(20 * time.Millisecond)
@@ -408,7 +408,7 @@ func TestStormOfStreamsWhileBroadcastsRun(t *testing.T) {
 	last := int64(0)
 	for i := 0; i < 5; i++ {
 		e := stays.event(t)
-		if e.id <= last || !snapshotFormat.Match(e.data) {
+		if e.id <= last || !snapshotPattern.Match(e.data) {
 			t.Fatalf("event %d after %d: %s", e.id, last, e.data)
 		}
 		last = e.id
@@ -470,7 +470,7 @@ func TestBroadcastAllocatesNothingPerStream(t *testing.T) {
 		id := int64(0)
 		return testing.AllocsPerRun(100, func() {
 			id++
-			s.broadcast(&frame{id, data})
+			s.broadcast(&frame{id: id, bytes: data})
 			s.sweep(time.Now(), 0)
 		})
 	}
@@ -544,7 +544,7 @@ func BenchmarkBroadcast(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := 0; i < b.N; i++ {
-				s.broadcast(&frame{int64(i + 1), data})
+				s.broadcast(&frame{id: int64(i + 1), bytes: data})
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*streams), "ns/delivery")
 		})
