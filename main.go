@@ -208,7 +208,7 @@ type SSEServer struct {
 	wake     chan struct{}         // capacity 1: a snapshot is wanted now
 	newest   atomic.Pointer[frame] // of the last snapshot; nil before the first
 	beats    atomic.Uint64         // heartbeats that have been due
-	behind   atomic.Bool           // some stream may be
+	behind   chan struct{}         // capacity 1: some stream is
 
 	fan sync.Mutex       // one fan-out at a time; guards all
 	all []*SSEConnection // the streams of the fan-out under way
@@ -237,7 +237,7 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 	set.inForce["probe"], set.inForce["addr"] = probe.Redacted(), l.Addr().String()
 	return &SSEServer{
 		settings: set, log: log, listener: l, host: newSampler(set, log), started: time.Now(),
-		wake: make(chan struct{}, 1), conns: map[*SSEConnection]struct{}{},
+		wake: make(chan struct{}, 1), behind: make(chan struct{}, 1), conns: map[*SSEConnection]struct{}{},
 		closed: map[string]uint64{}, next: newFrame(),
 	}
 }
@@ -265,7 +265,7 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	for _, f := range []func(){
 		func() { probe(s.started); every(ctx, s.host.every, probe) },
 		func() { every(ctx, s.heartbeat, s.beat) },
-		func() { every(loops, retryEvery, s.tend) },
+		func() { s.tendLoop(loops) },
 		func() { s.snapshotLoop(loops) }, // requests wait for it until the last is finished
 		func() { failed = srv.Serve(s.listener); stop() },
 	} {
@@ -366,8 +366,7 @@ func (s *SSEServer) add(list ...activity) *frame {
 // beat writes a heartbeat to every stream, whatever else was sent.
 func (s *SSEServer) beat(now time.Time) {
 	s.beats.Add(1)
-	n := s.fanOut(func(c *SSEConnection) bool { return s.offer(c, now) })
-	s.log.Info("heartbeat", "streams", n)
+	s.log.Info("heartbeat", "streams", s.offerAll(now))
 }
 
 // figures are one reading of the host. NaN, and a negative uptime, mean: not measured.
@@ -686,20 +685,33 @@ func appendRetry(b []byte, least, most int) []byte {
 	return fmt.Appendf(b, "retry: %d\n", 1000*least+rand.Intn(1000*(most-least)))
 }
 
+// tendLoop offers the streams that are behind what they are owed, 100 ms after they fell behind
+// and until they are not, and removes those whose client is gone.
+func (s *SSEServer) tendLoop(ctx context.Context) {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+			s.sweep(time.Now(), retryEvery)
+		case <-s.behind:
+			time.Sleep(retryEvery)
+			s.offerAll(time.Now())
+		}
+	}
+}
+
 // broadcast makes f the newest frame, offers it to every stream, and gives how many have it.
 func (s *SSEServer) broadcast(f *frame) int {
 	s.newest.Store(f)
-	now := time.Now()
-	return s.fanOut(func(c *SSEConnection) bool { return s.offer(c, now) })
+	return s.offerAll(time.Now())
 }
 
-// tend offers the streams that are behind what they are owed (the others are owed nothing), and
-// now and then removes those whose client is gone.
-func (s *SSEServer) tend(now time.Time) {
-	if s.behind.Swap(false) {
-		s.fanOut(func(c *SSEConnection) bool { return s.offer(c, now) })
-	}
-	s.sweep(now, sweepEvery)
+// offerAll offers every stream what it is owed, and gives how many are up to date then.
+func (s *SSEServer) offerAll(now time.Time) int {
+	return s.fanOut(func(c *SSEConnection) bool { return s.offer(c, now) })
 }
 
 // sweep removes the streams whose client is gone, unless that was done less than age ago.
@@ -750,7 +762,10 @@ func (s *SSEServer) fanOut(each func(*SSEConnection) bool) int {
 func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
 	current, err := c.offer(s.newest.Load(), s.beats.Load(), now)
 	if !current {
-		s.behind.Store(true)
+		select {
+		case s.behind <- struct{}{}:
+		default:
+		}
 	}
 	s.remove(c, err)
 	return err == nil && current

@@ -158,13 +158,11 @@ func TestStreamThatTakesNothingForThirtySecondsIsClosed(t *testing.T) {
 	c.mu.Lock()
 	since := c.blocked
 	c.mu.Unlock()
-	s.behind.Store(true)
-	s.tend(since.Add(stallLimit - time.Millisecond))
+	s.offerAll(since.Add(stallLimit - time.Millisecond))
 	if n := s.debug(t).Open; n != 2 {
 		t.Fatalf("%d streams are open just before the limit, want 2", n)
 	}
-	s.behind.Store(true)
-	s.tend(since.Add(stallLimit))
+	s.offerAll(since.Add(stallLimit))
 	if d := s.debug(t); d.Open != 1 || d.Closed["stalled"] != 1 {
 		t.Errorf("after the limit %d are open, closed %v", d.Open, d.Closed)
 	}
