@@ -67,12 +67,9 @@ const (
 	perWorker    = 256      // streams that make one more worker of a fan-out pay
 
 	// Linux's numbers that package syscall does not name; see tcp(7) and send(2).
-	onLinux         = runtime.GOOS == "linux"
-	tcpUserTimeout  = 18
-	tcpNotsentLowat = 25
-	msgTrunc        = 0x20
-	msgEOR          = 0x80
-	msgNoSignal     = 0x4000
+	onLinux                         = runtime.GOOS == "linux"
+	tcpUserTimeout, tcpNotsentLowat = 18, 25
+	msgTrunc, msgEOR, msgNoSignal   = 0x20, 0x80, 0x4000
 )
 
 // settings are what flags and SSE_… variables say; -h explains each.
@@ -139,27 +136,26 @@ func (s *settings) check(argument string) error {
 	_, port, err := net.SplitHostPort(s.addr)
 	_, portErr := net.LookupPort("tcp", port)
 	notOrigin := func(o string) bool { return o != originOf(o) }
-	for _, rule := range []struct {
-		broken bool
-		text   string
-		value  any
-	}{
-		{argument != "", "argument %q is no flag: -h lists the settings", argument},
-		{err != nil || portErr != nil, "-addr %q is neither host:port nor :port", s.addr},
-		{s.interval != 0 && s.interval < minInterval, "-interval %v is under 50ms but not 0", s.interval},
-		{s.heartbeat < 2*retryEvery, "-heartbeat %v is under 200ms", s.heartbeat},
-		{s.probe != "" && originOf(s.probe) == "", "-probe %q is no http or https URL", s.probe},
-		{s.disk == "", "-disk %q is no path: name one such as /", s.disk},
-		{slices.ContainsFunc(s.origins, notOrigin),
-			"-origins %q are not all like https://example.com:8080", s.origins},
-		{s.logFormat != "text" && s.logFormat != "json", "-log-format %q is neither text nor json",
-			s.logFormat},
-		{s.maxStreams < 1 || s.maxStreams > limit,
-			"-max-streams %d is under 1 or more than the descriptors allowed (ulimit -n)", s.maxStreams},
-	} {
-		if rule.broken {
-			return fmt.Errorf(rule.text, rule.value)
-		}
+	switch {
+	case argument != "":
+		return fmt.Errorf("argument %q is no flag: -h lists the settings", argument)
+	case err != nil || portErr != nil:
+		return fmt.Errorf("-addr %q is neither host:port nor :port", s.addr)
+	case s.interval != 0 && s.interval < minInterval:
+		return fmt.Errorf("-interval %v is under %v but not 0", s.interval, minInterval)
+	case s.heartbeat < 2*retryEvery:
+		return fmt.Errorf("-heartbeat %v is under %v", s.heartbeat, 2*retryEvery)
+	case s.probe != "" && originOf(s.probe) == "":
+		return fmt.Errorf("-probe %q is no http or https URL", s.probe)
+	case s.disk == "":
+		return errors.New("-disk is empty: name a path such as /")
+	case slices.ContainsFunc(s.origins, notOrigin):
+		return fmt.Errorf("-origins %q are not all like https://example.com:8080", s.origins)
+	case s.logFormat != "text" && s.logFormat != "json":
+		return fmt.Errorf("-log-format %q is neither text nor json", s.logFormat)
+	case s.maxStreams < 1 || s.maxStreams > limit:
+		return fmt.Errorf("-max-streams %d is under 1 or over the %d descriptors that ulimit -n"+
+			" allows", s.maxStreams, limit)
 	}
 	return nil
 }
@@ -217,12 +213,12 @@ type SSEServer struct {
 	conns      map[*SSEConnection]struct{}
 	swept      time.Time
 	stopping   bool
-	opened     uint64            // streams so far: gives each its number
-	refused    uint64            // requests for a stream
-	closed     map[string]uint64 // streams, by reason
-	past       counters          // of closed streams
+	opened     uint64 // streams so far: gives each its number
+	refused    uint64 // requests for a stream
 	broadcasts uint64
 	lastID     int64
+	closed     map[string]uint64 // streams, by reason
+	past       counters          // of closed streams
 	figures    figures
 	feed       []activity // newest first
 	next       *frame     // will carry what is added now
@@ -482,29 +478,24 @@ func (h *sampler) readCPU(now time.Time) (percent, minute float64) {
 func (h *sampler) readNetwork(now time.Time) float64 {
 	before, seconds := h.net, now.Sub(h.netAt).Seconds()
 	h.net, h.netAt = readProc(h, "net/dev", parseNetDev), now
-	links, physical := []string{}, []string{}
-	for name := range h.net {
-		if _, err := os.Lstat(filepath.Join(h.sys, "devices/virtual/net", name)); err == nil {
-			links = append(links, name)
-		} else if name != "lo" {
-			physical = append(physical, name)
+	bytes, measured := map[bool]uint64{}, map[bool]bool{} // by whether physical
+	hasPhysical := false
+	for name, b := range h.net {
+		_, err := os.Lstat(filepath.Join(h.sys, "devices/virtual/net", name))
+		physical := err != nil
+		if name == "lo" || !physical && isNoLink(name) {
+			continue
 		}
-	}
-	if len(physical) == 0 {
-		physical = slices.DeleteFunc(links, isNoLink)
-	}
-	bytes, measured := uint64(0), false
-	for _, name := range physical {
-		b := h.net[name]
+		hasPhysical = hasPhysical || physical
 		if was, ok := before[name]; ok && b.rx >= was.rx && b.tx >= was.tx {
-			bytes += b.rx - was.rx + b.tx - was.tx
-			measured = true
+			bytes[physical] += b.rx - was.rx + b.tx - was.tx
+			measured[physical] = true
 		}
 	}
-	if !measured || seconds <= 0 {
+	if !measured[hasPhysical] || seconds <= 0 {
 		return math.NaN()
 	}
-	return float64(bytes) * 8 / seconds / 1e6
+	return float64(bytes[hasPhysical]) * 8 / seconds / 1e6
 }
 
 // readDisk runs in a loop of its own: statfs(2) on a dead network mount blocks for ever.
@@ -856,19 +847,20 @@ func (n *counters) add(o counters) {
 	n.bytes += o.bytes
 }
 
-// open begins the stream: head, and f in the same write. False if it was closed before.
-func (c *SSEConnection) open(fd int, head []byte, f *frame, beats uint64) bool {
+// open begins the stream: head, and the newest frame in the same write. A stream that was
+// closed before it was open stays so.
+func (c *SSEConnection) open(fd int, head []byte, newest *frame, beats uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd == isClosed {
-		return false
+		syscall.Close(fd)
+		return
 	}
 	c.fd, c.rest, c.beats = fd, head, beats
-	if f != nil {
-		c.rest = append(c.rest, f.bytes...)
-		c.last, c.events = f.id, 1
+	if newest != nil {
+		c.rest = append(c.rest, newest.bytes...)
+		c.last, c.events = newest.id, 1
 	}
-	return true
 }
 
 // offer sends what the stream is owed, as far as the kernel takes it without waiting: the rest
@@ -989,7 +981,7 @@ func (c *SSEConnection) close(why error) (last counters, ok bool) {
 // discard reads away what has come, and gives io.EOF or another error at the end of it. On Linux
 // MSG_TRUNC makes that a call without a buffer; see tcp(7).
 func discard(fd int) error {
-	for i := 0; i < 4; i++ {
+	for i := 0; i < 4; i++ { // bytes, then the end
 		var n int
 		var err error
 		if onLinux {
@@ -1115,9 +1107,7 @@ func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
 		head = append(head, "Access-Control-Allow-Origin: "+origin+"\r\n"...)
 	}
 	s.log.Info("stream opened", "stream", c.number, "remote", c.remote, "user_agent", c.userAgent)
-	if !c.open(fd, appendRetry(append(head, "\r\n"...), 1, 5), s.newest.Load(), s.beats.Load()) {
-		syscall.Close(fd)
-	}
+	c.open(fd, appendRetry(append(head, "\r\n"...), 1, 5), s.newest.Load(), s.beats.Load())
 	s.offer(c, c.since)
 }
 
@@ -1291,7 +1281,7 @@ func parseNetDev(text string) (map[string]netBytes, error) {
 
 // isNoLink tells whether an interface that is not physical is no container's link either.
 func isNoLink(name string) bool {
-	return name == "lo" || slices.ContainsFunc([]string{"docker", "veth", "br-", "virbr", "ifb", "tun", "tap"},
+	return slices.ContainsFunc([]string{"docker", "veth", "br-", "virbr", "ifb", "tun", "tap"},
 		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 

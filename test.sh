@@ -50,6 +50,9 @@ wait "$reader" || true
 for want in '^retry: ' '^id: ' '"system_status"' '"Test broadcast"' '^: heartbeat$'; do
 	grep -q "$want" "$tmp/stream" || fail "the stream has no $want: $(cat "$tmp/stream")"
 done
+(cd goclient && ./sse-client -url "$url/dashboard/stream" -clients 1 -debug -duration 3s) >"$tmp/client" ||
+	fail "sse-client found something wrong: $(cat "$tmp/client")"
+grep -q heartbeat "$tmp/client" || fail "sse-client saw no heartbeat: $(cat "$tmp/client")"
 kill -TERM "$pid"
 wait "$pid" || fail "the server ended with status $?: $(cat "$tmp/log")"
 pid=
