@@ -1311,8 +1311,11 @@ func descriptorLimit() int {
 
 // localURL is the listener's URL for a client on this machine.
 func localURL(l net.Listener) string {
-	local := strings.NewReplacer("[::]", "localhost", "0.0.0.0", "localhost")
-	return "http://" + local.Replace(l.Addr().String())
+	host, port, _ := net.SplitHostPort(l.Addr().String())
+	if host == "::" || host == "0.0.0.0" {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
 }
 
 // originOf is the origin of an http or https URL, and "" of anything else.

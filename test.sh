@@ -23,10 +23,13 @@ if ! printf 'int main(void){return 0;}' | ${CC:-cc} -x c -o "$tmp/cc" - 2>/dev/n
 	race=
 	skipped="$skipped; the race detector (no C compiler)"
 fi
-[ "$(id -u)" = 0 ] && command -v ip >/dev/null ||
-	skipped="$skipped; the client that vanishes (needs root and ip)"
 say "go test $race"
-go test $race -count=1 -timeout 5m ./...
+if ! go test $race -v -count=1 -timeout 5m ./... >"$tmp/tests" 2>&1; then
+	grep -v -e '^=== ' -e '--- PASS' "$tmp/tests" >&2
+	fail "go test"
+fi
+grep '^ok' "$tmp/tests"
+grep -A 1 -e '^ *--- SKIP' "$tmp/tests" | grep -v '^--$' >"$tmp/skips" || true
 
 say "build"
 ./build.sh
@@ -56,5 +59,6 @@ grep -q heartbeat "$tmp/client" || fail "sse-client saw no heartbeat: $(cat "$tm
 kill -TERM "$pid"
 wait "$pid" || fail "the server ended with status $?: $(cat "$tmp/log")"
 pid=
+[ ! -s "$tmp/skips" ] || { say "skipped tests, and why"; cat "$tmp/skips"; }
 [ -z "$skipped" ] || say "skipped: ${skipped#; }"
 say "all passed"

@@ -2,13 +2,13 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -147,7 +147,7 @@ func TestDoctorNamesTheCauseInNginx(t *testing.T) {
 		config += fmt.Sprintf("server { listen %s; location / { proxy_pass %s; %s } }\n", addr,
 			strings.TrimSuffix(c.direct, "/stream"), c.config)
 	}
-	startNginx(t, nginx, dir, config, urls)
+	startNginx(t, nginx, dir, "", config, urls)
 	for i, c := range cases {
 		i, c := i, c
 		t.Run(c.config, func(t *testing.T) {
@@ -427,32 +427,44 @@ func copyFlushed(w http.ResponseWriter, r io.Reader) {
 	}
 }
 
-func startNginx(t *testing.T, nginx, dir, servers string, urls []string) {
+// startNginx waits until the last of the URLs answers.
+func startNginx(t *testing.T, nginx, dir, modules, servers string, urls []string) {
 	t.Helper()
-	config := "daemon off; master_process off; error_log stderr; pid " + dir + "/pid;\n" +
+	config := modules + "daemon off; master_process off; error_log stderr; pid " + dir + "/pid;\n" +
 		"events { worker_connections 256; }\nhttp { access_log off;\n"
 	for _, m := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		config += fmt.Sprintf("%s_temp_path %s/%s;\n", m, dir, m)
 	}
 	file := writeFile(t, config+servers+"}\n")
-	var log bytes.Buffer
-	cmd := exec.Command(nginx, "-p", dir, "-c", file, "-e", filepath.Join(dir, "error.log"))
-	cmd.Stderr = &log
+	startProcess(t, mustURL(t, urls[len(urls)-1]).Host,
+		exec.Command(nginx, "-p", dir, "-c", file, "-e", filepath.Join(dir, "error.log")))
+}
+
+// startProcess waits until it listens at addr.
+func startProcess(t *testing.T, addr string, cmd *exec.Cmd) {
+	t.Helper()
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = log, log // a file: Wait would wait for all who hold a pipe
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
+		log.Close()
 	})
 	for i := 0; ; i++ {
-		c, err := net.Dial("tcp", mustURL(t, urls[len(urls)-1]).Host)
+		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			c.Close()
 			return
 		}
 		if i > 200 {
-			t.Fatalf("nginx did not start: %v\n%s", err, log.String())
+			text, _ := os.ReadFile(log.Name())
+			t.Fatalf("%s did not start: %v\n%s", cmd.Args[0], err, text)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

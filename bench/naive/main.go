@@ -16,9 +16,7 @@ const payload = `{"system_status":{"status":"online","uptime":"2 days, 14 hours"
 	`"last_check":"%[2]s","message":"System running normally"},` +
 	`"metrics":{"cpu":"45%%","memory":"67%%","disk":"23%%","network":"125 Mbps","response_time":"87ms"},` +
 	`"activities":[{"time":"%[2]s","message":"Dashboard updated","level":"info","css_class":"activity-info"},` +
-	`{"time":"%[2]s","message":"Test broadcast","level":"info","css_class":"activity-info"},` +
-	`{"time":"%[2]s","message":"Deployed release 1.4.2","level":"info","css_class":"activity-info"},` +
-	`{"time":"%[2]s","message":"Disk at 23%%","level":"info","css_class":"activity-info"}],` +
+	`{"time":"%[2]s","message":"Test broadcast","level":"info","css_class":"activity-info"}],` +
 	`"timestamp":"%[2]s"}`
 
 // Broker hands each event to the channel of every client.

@@ -1,0 +1,127 @@
+#!/bin/sh
+# Measures sse-server, the Rails server, the usual Go server (naive) and the least that a server
+# can do (limit), each on one core with sse-client on the other, and writes bench/RESULTS.md,
+# bench/results/ and the two plots. --quick: few streams, one turn, everything to a temporary folder.
+# SERVER_CORE, CLIENT_CORE and PORT say where.
+set -eu
+cd "$(dirname "$0")/.."
+server_core=${SERVER_CORE:-0} client_core=${CLIENT_CORE:-1} port=${PORT:-4701}
+case ${*-} in
+'') quick='' ;;
+--quick) quick=1 ;;
+*) echo "usage: bench/compare.sh [--quick]" >&2 && exit 2 ;;
+esac
+tmp=$(mktemp -d)
+pid='' client='' status=0 payload=600
+out=bench
+[ -z "$quick" ] || out=$tmp/out
+stop() {
+	kill -9 ${client:+"$client"} ${pid:+"$pid"} 2>/dev/null || true
+	wait
+	pid='' client=''
+}
+trap 'stop 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'exit 1' INT TERM HUP
+say() { printf '%s\n' "== $*"; }
+have() { command -v "$1" >/dev/null || { say "skipped: $2 ($1 is not installed)" && false; }; }
+
+# start SERVER STREAMS: on the server's core; fails if it does not answer within 20 s.
+start() {
+	case $1 in
+	sse-server) set -- ./sse-server -addr "127.0.0.1:$port" -interval 0 -log-level warn ;;
+	rails) set -- env RAILS_STREAMS="$2" PORT="$port" SSE_INTERVAL=0 bench/rails/run.sh ;;
+	naive) set -- "$tmp/naive" -addr "127.0.0.1:$port" -interval 0 ;;
+	limit) set -- "$tmp/limit" "$port" "$payload" ;;
+	esac
+	taskset -c "$server_core" "$@" >"$tmp/log" 2>&1 &
+	pid=$!
+	for _ in $(seq 100); do
+		kill -0 "$pid" 2>/dev/null || return 1
+		if curl -sf -m 1 -o "$tmp/health" "http://127.0.0.1:$port/health"; then
+			sleep 1 # until there is a snapshot
+			kill -0 "$pid" 2>/dev/null # or somebody else answered
+			return
+		fi
+		sleep 0.2
+	done
+	return 1
+}
+
+# note SERVER STREAMS: the last that the server said is why it did not hold so many.
+note() { printf '%s\t%s\t%s\n' "$1" "$2" "$(tail -n 1 "$tmp/log")" >>"$tmp/runs/stops.tsv"; }
+
+# measure SERVER STREAMS TURN FLAGS…: one run; nothing is published in the turn "most". Fails as
+# sse-client does.
+measure() {
+	name=$1 streams=$2 turn=$3 check=snapshot path=/dashboard/stream trigger=/dashboard/trigger-test
+	shift 3
+	[ "$name" != limit ] || check=json path=/stream trigger=/publish
+	json=$tmp/runs/$name-$streams-$turn.json result=0
+	say "$name, $streams streams, turn $turn"
+	if start "$name" "$streams"; then
+		[ "$turn" = most ] || set -- "$@" -publish "http://127.0.0.1:$port$trigger"
+		taskset -c "$client_core" goclient/sse-client -url "http://127.0.0.1:$port$path" -pid "$pid" \
+			-clients "$streams" -check "$check" -json "$@" >"$json" 2>"$tmp/client" &
+		client=$!
+		wait "$client" || result=$?
+		[ "$turn" != most ] || note "$name" "$streams"
+	else
+		note "$name" "$streams"
+		[ "$name-$streams" = rails-10000 ] || result=1 # its run.sh says what it lacks
+	fi
+	stop 2>/dev/null
+	return "$result"
+}
+
+# level STREAMS TURN FLAGS…: one run of each server, each on a port of its own.
+level() {
+	base=$port n=$1 t=$2
+	shift 2
+	for server in $servers; do
+		port=$((port + 1))
+		[ "$server-$n-$t" != rails-10000-3 ] || continue # it takes as long as all others together
+		if ! measure "$server" "$n" "$t" "$@" && [ "$t" != most ]; then
+			say "something was wrong with $server" >&2
+			tail -n 60 "$tmp/log" "$tmp/client" "$json" >&2 || true
+			status=1
+		fi
+		# The events of limit are as long as sse-server's; 15: "id: 10", "data: " and the line ends.
+		bytes=$(sed -n 's/^ *"bytes_per_delivery": \([0-9]*\).*/\1/p' "$tmp/runs/sse-server-$n-$t.json" || true)
+		[ -z "$bytes" ] || payload=$((bytes - 15))
+	done
+	port=$base
+}
+
+./build.sh >"$tmp/built"
+go build -o "$tmp/naive" ./bench/naive
+servers=sse-server
+mkdir -p "$tmp/runs" "$out/results"
+load=$(cut -d ' ' -f 1 /proc/loadavg)
+if ruby -e 'require "puma"; require "rails"; require "action_controller/railtie"' 2>"$tmp/log"; then
+	servers="$servers rails"
+else
+	say "skipped: rails (ruby-railties, ruby-actionpack or puma is not installed)"
+fi
+servers="$servers naive"
+if have "${CC:-cc}" limit; then
+	"${CC:-cc}" -O2 -Wall -Wextra -o "$tmp/limit" bench/limit.c
+	servers="$servers limit"
+fi
+if [ -n "$quick" ]; then
+	level 100 1 -rate 1000 -rounds 10 -gap 100ms
+	level 300 1 -rate 1000 -rounds 10 -gap 100ms
+else
+	for turn in 1 2 3; do
+		level 100 "$turn" -rate 200 -rounds 100 -gap 100ms
+		level 1000 "$turn" -rate 400 -rounds 20 -gap 250ms
+		level 10000 "$turn" -rate 2000 -rounds 8 -gap 1s
+	done
+	# As many as the client may open: descriptors, and ports from one address to another.
+	most=$(awk '/^Max open files/ { n = $5 - 100; print n < 27000 ? n : 27000 }' /proc/self/limits)
+	level "$most" most -rate 2000 -duration 25s -heartbeat 0
+fi
+rm -f "$out"/results/*
+go run ./bench/table "$tmp/runs" "$out" "$load" || status=1
+! have gnuplot "the plots" || gnuplot -e "out = '$out'" bench/plot.gp
+[ -z "$quick" ] || cat "$out/RESULTS.md"
+exit "$status"

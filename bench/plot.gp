@@ -1,0 +1,41 @@
+# Draws memory.svg and last-stream.svg of results/plot.tsv: gnuplot -e "out = 'bench'" bench/plot.gp
+# There is no background, and each colour stands out from a white page and from a dark one.
+if (!exists("out")) out = "bench"
+data = out . "/results/plot.tsv"
+grey = "#7a7a7a"
+colours = "#2484c6 #dd4b50 #a67210 #7a7a7a"
+nudge = "0.25 0 0.5 -0.5" # so that the names of lines that end side by side do not meet
+
+set terminal svg size 760,420 font "Helvetica,Arial,sans-serif,15" linewidth 1.2
+set datafile separator "\t"
+set datafile missing "?"
+set border 3 linecolor rgb grey
+set tics nomirror textcolor rgb grey
+set grid linecolor rgb grey linewidth 0.5 dashtype 3
+set title textcolor rgb grey
+set logscale xy
+set xrange [80:50000]
+set xtics ("100" 100, "1,000" 1000, "10,000" 10000)
+set xlabel "streams" textcolor rgb grey
+set key off
+set tmargin 3
+stats data using 1 nooutput
+last = STATS_blocks - 1
+
+set output out . "/memory.svg"
+set title "Memory of the server"
+set yrange [1:3000]
+set ytics ("1 MiB" 1, "10 MiB" 10, "100 MiB" 100, "1 GiB" 1024)
+plot for [i = 0:last] data index i using 1:2 with linespoints \
+		linewidth 2 pointtype 7 pointsize 0.6 linecolor rgb word(colours, i + 1), \
+	for [i = 0:last] data index i using 1:2:4 with labels \
+		left offset 0.8, word(nudge, i + 1) textcolor rgb word(colours, i + 1)
+
+set output out . "/last-stream.svg"
+set title "From the request for an event until the last stream has it"
+set yrange [0.5:3000]
+set ytics ("1 ms" 1, "10 ms" 10, "100 ms" 100, "1 s" 1000)
+plot for [i = 0:last] data index i using 1:3 with linespoints \
+		linewidth 2 pointtype 7 pointsize 0.6 linecolor rgb word(colours, i + 1), \
+	for [i = 0:last] data index i using 1:3:5 with labels \
+		left offset 0.8, word(nudge, i + 1) textcolor rgb word(colours, i + 1)
