@@ -5,7 +5,7 @@
 # SERVER_CORE, CLIENT_CORE and PORT say where.
 set -eu
 cd "$(dirname "$0")/.."
-server_core=${SERVER_CORE:-0} client_core=${CLIENT_CORE:-1} port=${PORT:-4701}
+server_core=${SERVER_CORE:-0} client_core=${CLIENT_CORE:-1} port=${PORT:-$((20000 + $$ % 10000))}
 case ${*-} in
 '') quick='' ;;
 --quick) quick=1 ;;
@@ -118,7 +118,7 @@ else
 	done
 	# As many as the client may open: descriptors, and ports from one address to another.
 	most=$(awk '/^Max open files/ { n = $5 - 100; print n < 27000 ? n : 27000 }' /proc/self/limits)
-	level "$most" most -rate 2000 -duration 25s -heartbeat 0
+	level "$most" most -rate 1000 -duration 35s -heartbeat 0
 fi
 rm -f "$out"/results/*
 go run ./bench/table "$tmp/runs" "$out" "$load" || status=1

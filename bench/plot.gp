@@ -24,7 +24,7 @@ last = STATS_blocks - 1
 
 set output out . "/memory.svg"
 set title "Memory of the server"
-set yrange [1:3000]
+set yrange [0.7:3000]
 set ytics ("1 MiB" 1, "10 MiB" 10, "100 MiB" 100, "1 GiB" 1024)
 plot for [i = 0:last] data index i using 1:2 with linespoints \
 		linewidth 2 pointtype 7 pointsize 0.6 linecolor rgb word(colours, i + 1), \

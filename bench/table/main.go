@@ -135,8 +135,8 @@ func results(rows []row, stops, load string) string {
 	fmt.Fprint(&b, "\n- First event: from the first byte sent to connect, half of the streams. Spread: one event, from "+
 		"the first to the last stream.\n- Last stream reached: from the request for an event until each stream had it; "+
 		"in parentheses the worst of all.\n- Memory is resident and without socket buffers, which are the kernel's. "+
-		"CPU is the whole process, divided by the deliveries.\n- Streams are opened at 200 a second up to 100 of them, "+
-		"400 up to 1,000, and 2,000 above.\n\n")
+		"CPU is the whole process, divided by the deliveries.\n- A full run opens 100 streams at 200 a second, 1,000 at "+
+		"400, 10,000 at 2,000, and\n  more at 1,000 a second.\n\n")
 	fmt.Fprint(&b, "| server | | streams at most | why not more |\n| --- | --- | ---: | --- |\n")
 	for _, s := range servers {
 		if n, why := atMost(rows, stops, s[0], s[1]); n > 0 {
@@ -184,7 +184,7 @@ func atMost(rows []row, stops, file, server string) (most int, why string) {
 	if most == asked {
 		why = "not asked for more"
 	}
-	for _, line := range strings.Split(strings.TrimSpace(stops), "\n") {
+	for _, line := range strings.Split(stops, "\n") {
 		f := strings.SplitN(line, "\t", 3)
 		if len(f) < 3 || f[0] != file {
 			continue
@@ -194,9 +194,9 @@ func atMost(rows []row, stops, file, server string) (most int, why string) {
 			return most, "the client can open no more here"
 		}
 		if m := regexp.MustCompile(`state="(.*)"`).FindStringSubmatch(f[2]); m != nil {
-			f[2] = "it says: " + m[1]
+			f[2] = m[1]
 		}
-		return most, fmt.Sprintf("asked for %s: %s", thousands(n), f[2])
+		return most, fmt.Sprintf("asked for %s, it said: %s", thousands(n), f[2])
 	}
 	return most, why
 }
