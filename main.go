@@ -29,7 +29,6 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -110,55 +109,46 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 			}
 		}
 	})
-	if e := fs.Parse(args); e != nil {
-		if e == flag.ErrHelp {
-			fmt.Println("sse-server: a live dashboard of this host over Server-Sent Events. Settings:")
-			fs.SetOutput(os.Stdout)
-			fs.PrintDefaults()
-		}
+	e := fs.Parse(args)
+	if e == flag.ErrHelp {
+		fmt.Println("sse-server: a live dashboard of this host over Server-Sent Events. Settings:")
+		fs.SetOutput(os.Stdout)
+		fs.PrintDefaults()
+	}
+	if e != nil {
 		return s, e
 	}
 	s.origins = strings.FieldsFunc(*origins, func(r rune) bool { return r == ',' || r == ' ' })
-	if err == nil {
-		err = s.check(fs.Arg(0))
-	}
-	s.inForce = map[string]string{}
-	fs.VisitAll(func(f *flag.Flag) { s.inForce[f.Name] = f.Value.String() })
-	delete(s.inForce, "version")
-	return s, err
-}
-
-// check refuses what makes no sense, and fills in the default of -max-streams.
-func (s *settings) check(argument string) error {
 	limit := descriptorLimit()
 	if s.maxStreams == 0 {
 		s.maxStreams = limit - max(limit/20, 64)
 	}
-	_, port, err := net.SplitHostPort(s.addr)
+	s.inForce = map[string]string{}
+	fs.VisitAll(func(f *flag.Flag) { s.inForce[f.Name] = f.Value.String() })
+	delete(s.inForce, "version")
+
+	must := func(ok bool, text string, value any) {
+		if err == nil && !ok {
+			err = fmt.Errorf(text, value)
+		}
+	}
+	_, port, addrErr := net.SplitHostPort(s.addr)
 	_, portErr := net.LookupPort("tcp", port)
 	notOrigin := func(o string) bool { return o != originOf(o) }
-	switch {
-	case argument != "":
-		return fmt.Errorf("argument %q is no flag: -h lists the settings", argument)
-	case err != nil || portErr != nil:
-		return fmt.Errorf("-addr %q is neither host:port nor :port", s.addr)
-	case s.interval != 0 && s.interval < minInterval:
-		return fmt.Errorf("-interval %v is under %v but not 0", s.interval, minInterval)
-	case s.heartbeat < 2*retryEvery:
-		return fmt.Errorf("-heartbeat %v is under %v", s.heartbeat, 2*retryEvery)
-	case s.probe != "" && originOf(s.probe) == "":
-		return fmt.Errorf("-probe %q is no http or https URL", s.probe)
-	case s.disk == "":
-		return errors.New("-disk is empty: name a path such as /")
-	case slices.ContainsFunc(s.origins, notOrigin):
-		return fmt.Errorf("-origins %q are not all like https://example.com:8080", s.origins)
-	case s.logFormat != "text" && s.logFormat != "json":
-		return fmt.Errorf("-log-format %q is neither text nor json", s.logFormat)
-	case s.maxStreams < 1 || s.maxStreams > limit:
-		return fmt.Errorf("-max-streams %d is under 1 or over the %d descriptors that ulimit -n"+
-			" allows", s.maxStreams, limit)
-	}
-	return nil
+	must(fs.NArg() == 0, "argument %q is no flag: -h lists the settings", fs.Arg(0))
+	must(addrErr == nil && portErr == nil, "-addr %q is neither host:port nor :port", s.addr)
+	must(s.interval == 0 || s.interval >= minInterval,
+		"-interval %v is under 50ms but not 0", s.interval)
+	must(s.heartbeat >= 2*retryEvery, "-heartbeat %v is under 200ms", s.heartbeat)
+	must(s.probe == "" || originOf(s.probe) != "", "-probe %q is no http or https URL", s.probe)
+	must(s.disk != "", "-disk %q is no path: name one such as /", s.disk)
+	must(!slices.ContainsFunc(s.origins, notOrigin),
+		"-origins %q are not all like https://example.com:8080", s.origins)
+	must(s.logFormat == "text" || s.logFormat == "json",
+		"-log-format %q is neither text nor json", s.logFormat)
+	must(s.maxStreams >= 1 && s.maxStreams <= limit,
+		"-max-streams %d is under 1 or over the descriptors that ulimit -n allows", s.maxStreams)
+	return s, err
 }
 
 func main() {
@@ -252,7 +242,8 @@ func (s *SSEServer) serve(ctx context.Context) error {
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: shortTimeout, WriteTimeout: shortTimeout,
 		IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader - 4096, // net/http allows 4 KiB more
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c)
+			raw, _ := c.(syscall.Conn).SyscallConn() // of a TCP connection: it cannot fail
+			return context.WithValue(ctx, connKey{}, raw)
 		},
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -385,10 +376,10 @@ type sampler struct {
 	every                  time.Duration
 	log                    *slog.Logger
 	client                 *http.Client
-	alarms                 []alarm      // of cpu, memory, disk and probe
-	cpu                    []cpuReading // of the last minute, oldest first
-	cpuPercent             float64      // the last one measured
-	net                    map[string]netBytes
+	alarms                 []alarm    // of cpu, memory, disk and probe
+	cpu                    []cpuTimes // of the last minute, oldest first
+	cpuPercent             float64    // the last one measured
+	net                    map[string]uint64
 	netAt                  time.Time
 	complaints             sync.Map // logged so far
 
@@ -408,10 +399,10 @@ func newSampler(set settings, log *slog.Logger) *sampler {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		alarms: []alarm{
-			{"CPU", " at %.0f%% over the last minute", 85, 75, 95, 85, 0, ""},
-			{"Memory", " at %.0f%%", 90, 80, 98, 90, 0, ""},
-			{"Disk", " at %.0f%%", 90, 80, 98, 90, 0, ""},
-			{"Health probe", " failed (%.0f in a row)", 1, 1, 3, 1, 0, ""},
+			{"CPU", " at %.0f%% over the last minute", []float64{85, 95}, []float64{75, 85}, 0, ""},
+			{"Memory", " at %.0f%%", []float64{90, 98}, []float64{80, 90}, 0, ""},
+			{"Disk", " at %.0f%%", []float64{90, 98}, []float64{80, 90}, 0, ""},
+			{"Health probe", " failed (%.0f in a row)", []float64{1, 3}, []float64{1, 1}, 0, ""},
 		},
 		cpuPercent: math.NaN(), response: math.NaN(),
 	}
@@ -437,19 +428,19 @@ func (h *sampler) sample(now time.Time) (figures, []activity) {
 
 	var changes []activity
 	var causes []string
-	worst := normal
+	worst := 0
 	for i, v := range []float64{minute, f.memory, f.disk, failures} {
 		a := &h.alarms[i]
 		if a.judge(v) {
-			changes = append(changes, newActivity(now, levelNames[a.level], a.text))
+			changes = append(changes, newActivity(now, levels[a.level].activity, a.text))
 		}
-		if a.level != normal {
+		if a.level > 0 {
 			causes = append(causes, a.text)
 			worst = max(worst, a.level)
 		}
 	}
-	f.status, f.message = statusNames[worst], strings.Join(causes, "; ")
-	if worst == normal {
+	f.status, f.message = levels[worst].status, strings.Join(causes, "; ")
+	if worst == 0 {
 		f.message = "System running normally"
 	}
 	return f, changes
@@ -462,19 +453,18 @@ func (h *sampler) readCPU(now time.Time) (percent, minute float64) {
 	if t == (cpuTimes{}) {
 		return math.NaN(), math.NaN()
 	}
-	if n := len(h.cpu); n > 0 {
-		if p := t.since(h.cpu[n-1].cpuTimes); !math.IsNaN(p) {
-			h.cpuPercent = p
-		}
+	t.at = now
+	h.cpu = append(h.cpu, t)
+	if p := t.since(h.cpu[max(len(h.cpu)-2, 0)]); !math.IsNaN(p) {
+		h.cpuPercent = p
 	}
-	h.cpu = append(h.cpu, cpuReading{t, now})
 	for len(h.cpu) > 1 && now.Sub(h.cpu[1].at) >= time.Minute {
 		h.cpu = h.cpu[1:]
 	}
 	if now.Sub(h.cpu[0].at) < time.Minute {
 		return h.cpuPercent, math.NaN()
 	}
-	return h.cpuPercent, t.since(h.cpu[0].cpuTimes)
+	return h.cpuPercent, t.since(h.cpu[0])
 }
 
 // readNetwork gives the rate of the physical interfaces since the last reading in Mbps; in a
@@ -482,24 +472,28 @@ func (h *sampler) readCPU(now time.Time) (percent, minute float64) {
 func (h *sampler) readNetwork(now time.Time) float64 {
 	before, seconds := h.net, now.Sub(h.netAt).Seconds()
 	h.net, h.netAt = readProc(h, "net/dev", parseNetDev), now
-	bytes, measured := map[bool]uint64{}, map[bool]bool{} // by whether physical
-	hasPhysical := false
-	for name, b := range h.net {
-		_, err := os.Lstat(filepath.Join(h.sys, "devices/virtual/net", name))
-		physical := err != nil
-		if name == "lo" || !physical && isNoLink(name) {
-			continue
-		}
-		hasPhysical = hasPhysical || physical
-		if was, ok := before[name]; ok && b.rx >= was.rx && b.tx >= was.tx {
-			bytes[physical] += b.rx - was.rx + b.tx - was.tx
-			measured[physical] = true
+	var links, physical []string
+	for name := range h.net {
+		if _, err := os.Lstat(h.sys + "/devices/virtual/net/" + name); err != nil {
+			physical = append(physical, name)
+		} else if !isNoLink(name) {
+			links = append(links, name)
 		}
 	}
-	if !measured[hasPhysical] || seconds <= 0 {
+	if len(physical) == 0 {
+		physical = links
+	}
+	bytes, measured := uint64(0), false
+	for _, name := range physical {
+		if was, ok := before[name]; ok && h.net[name] >= was {
+			bytes += h.net[name] - was
+			measured = true
+		}
+	}
+	if !measured || seconds <= 0 {
 		return math.NaN()
 	}
-	return float64(bytes[hasPhysical]) * 8 / seconds / 1e6
+	return float64(bytes) * 8 / seconds / 1e6
 }
 
 // readDisk runs in a loop of its own: statfs(2) on a dead network mount blocks for ever.
@@ -546,24 +540,17 @@ func (h *sampler) complain(source string, err error) {
 	}
 }
 
-// Levels of an alarm, and the names of system_status.status and of activities for them.
-const (
-	normal = iota
-	warning
-	critical
-)
-
-var (
-	statusNames = [...]string{"online", "degraded", "critical"}
-	levelNames  = [...]string{"info", "warning", "error"}
-)
+// levels are what system_status.status and activities call the levels of an alarm.
+var levels = [...]struct{ status, activity string }{
+	{"online", "info"}, {"degraded", "warning"}, {"critical", "error"},
+}
 
 // An alarm makes a figure a level with hysteresis: on from one value, off below another.
 type alarm struct {
-	name, cause                      string // cause is a format for the figure
-	warnOn, warnOff, critOn, critOff float64
-	level                            int
-	text                             string // the level in words
+	name, cause string    // cause is a format for the figure
+	on, off     []float64 // of the warning and of the critical level
+	level       int       // 0: all is well
+	text        string    // the level in words
 }
 
 // judge tells whether v changes the level. NaN changes nothing.
@@ -571,15 +558,12 @@ func (a *alarm) judge(v float64) bool {
 	was := a.level
 	if math.IsNaN(v) {
 		return false
-	} else if v >= a.critOn || was == critical && v >= a.critOff {
-		a.level = critical
-	} else if v >= a.warnOn || was != normal && v >= a.warnOff {
-		a.level = warning
-	} else {
-		a.level = normal
 	}
-	if a.text = a.name + " back to normal"; a.level != normal {
-		a.text = a.name + fmt.Sprintf(a.cause, math.Round(v))
+	a.level, a.text = 0, a.name+" back to normal"
+	for i, on := range a.on {
+		if v >= on || was > i && v >= a.off[i] {
+			a.level, a.text = i+1, a.name+fmt.Sprintf(a.cause, math.Round(v))
+		}
 	}
 	return a.level != was
 }
@@ -634,12 +618,10 @@ func formatUptime(d time.Duration) string {
 		return "N/A"
 	}
 	n := int(d / time.Minute)
-	parts := [...]string{plural(n/1440, "day"), plural(n/60%24, "hour"), plural(n%60, "minute"), ""}
-	for i, p := range parts {
-		if p != "" && parts[i+1] != "" {
-			return p + ", " + parts[i+1]
-		} else if p != "" {
-			return p
+	parts := []string{plural(n/1440, "day"), plural(n/60%24, "hour"), plural(n%60, "minute"), ""}
+	for i, p := range parts[:3] {
+		if p != "" {
+			return strings.TrimSuffix(p+", "+parts[i+1], ", ")
 		}
 	}
 	return "less than a minute"
@@ -647,7 +629,7 @@ func formatUptime(d time.Duration) string {
 
 // plural is empty for 0.
 func plural(n int, unit string) string {
-	return map[bool]string{n > 1: fmt.Sprintf("%d %ss", n, unit), n == 1: "1 " + unit}[true]
+	return [...]string{"", "1 " + unit, fmt.Sprintf("%d %ss", n, unit)}[min(n, 2)]
 }
 
 // A frame is one event, encoded once for all streams. Nobody changes its bytes.
@@ -718,7 +700,12 @@ func (s *SSEServer) sweep(now time.Time, age time.Duration) {
 	}
 	s.mu.Unlock()
 	if due {
-		s.fanOut(func(c *SSEConnection) bool { s.remove(c, c.drain()); return true })
+		s.fanOut(func(c *SSEConnection) bool {
+			c.mu.Lock()
+			err := discard(c.fd)
+			c.mu.Unlock()
+			return s.remove(c, err)
+		})
 	}
 }
 
@@ -762,8 +749,7 @@ func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
 		default:
 		}
 	}
-	s.remove(c, err)
-	return err == nil && current
+	return !s.remove(c, err) && current
 }
 
 // reserve puts c, not yet open, into the map; false if the server is full or stopping.
@@ -779,27 +765,24 @@ func (s *SSEServer) reserve(c *SSEConnection) bool {
 	return true
 }
 
-// remove closes c and takes it out of the map, once, if there is an error.
-func (s *SSEServer) remove(c *SSEConnection, err error) {
-	if err == nil {
-		return
+// remove closes c and takes it out of the map if there is an err, which says why.
+func (s *SSEServer) remove(c *SSEConnection, err error) bool {
+	if err == nil || !c.close(err) {
+		return err != nil
 	}
-	last, ok := c.close(err)
+	why, ok := reasons[err]
 	if !ok {
-		return
-	}
-	why := "error" // the network gave up on it
-	if name, ok := reasons[err]; ok {
-		why = name
+		why = "error" // the network gave up on it
 	}
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.closed[why]++
-	s.past.add(last)
+	s.past.add(c.counters)
 	n := len(s.conns)
 	s.mu.Unlock()
 	s.log.Info("stream closed", "stream", c.number, "remote", c.remote, "reason", why, "err", err,
-		"duration", time.Since(c.since), "events", last.events, "streams", n)
+		"duration", time.Since(c.since), "events", c.events, "streams", n)
+	return true
 }
 
 // closeStreams tells each stream when to come back and closes it; none joins any more.
@@ -807,7 +790,7 @@ func (s *SSEServer) closeStreams() int {
 	s.mu.Lock()
 	s.stopping = true
 	s.mu.Unlock()
-	return s.fanOut(func(c *SSEConnection) bool { s.remove(c, errStopping); return true })
+	return s.fanOut(func(c *SSEConnection) bool { return s.remove(c, errStopping) })
 }
 
 var (
@@ -841,9 +824,7 @@ type SSEConnection struct {
 const notOpen, isClosed = -1, -2
 
 // counters count what streams were sent.
-type counters struct {
-	events, skipped, bytes uint64
-}
+type counters struct{ events, skipped, bytes uint64 }
 
 func (n *counters) add(o counters) {
 	n.events += o.events
@@ -877,18 +858,20 @@ func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool,
 		return true, nil
 	}
 	before := c.bytes
-	c.flush()
+	if len(c.rest) > 0 {
+		c.send(c.rest)
+	}
 	if newest != nil && newest.id > c.last {
 		if c.owed != 0 && c.owed != newest.id {
 			c.skipped++
 		}
 		c.owed = newest.id
-		if c.begin(newest.bytes) {
+		if len(c.rest) == 0 && c.send(newest.bytes) {
 			c.last, c.owed = newest.id, 0
 			c.events++
 		}
 	}
-	if c.owed == 0 && beats > c.beats && c.begin(heartbeatBytes) {
+	if c.owed == 0 && beats > c.beats && len(c.rest) == 0 && c.send(heartbeatBytes) {
 		c.beats = beats
 	}
 	if c.owed == 0 && beats <= c.beats && len(c.rest) == 0 {
@@ -903,89 +886,58 @@ func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool,
 	return false, c.err
 }
 
-// flush sends what it can of the rest. It needs mu.
-func (c *SSEConnection) flush() {
-	if len(c.rest) > 0 {
-		c.rest = c.rest[c.send(c.rest):]
-	}
-	if len(c.rest) == 0 {
-		c.rest = nil // lets go of the stream's head
-	}
-}
-
-// begin offers b to the kernel if no rest is in the way. If the kernel takes some of it the
-// rest is kept, otherwise nothing is. It needs mu.
-func (c *SSEConnection) begin(b []byte) bool {
-	if len(c.rest) > 0 || c.err != nil {
-		return false
-	}
-	n := c.send(b)
-	if n > 0 {
-		c.rest = b[n:]
-	}
-	return n > 0
-}
-
-// send gives the kernel what it takes of b at once, and tells how much that was. On Linux it
-// takes nothing while earlier bytes have not left the machine: TCP_NOTSENT_LOWAT is 1, and
-// MSG_EOR keeps b from being glued to them. It needs mu.
-func (c *SSEConnection) send(b []byte) (n int) {
+// send offers b to the kernel, which takes what it can at once; if it takes some of it, the rest
+// is kept. On Linux it takes nothing while earlier bytes have not left the machine:
+// TCP_NOTSENT_LOWAT is 1, and MSG_EOR keeps b from being glued to them. It needs mu.
+func (c *SSEConnection) send(b []byte) bool {
+	var n int
 	if onLinux {
-		n, c.err = rawCall(syscall.SYS_SENDTO, c.fd, unsafe.Pointer(&b[0]), len(b), msgNoSignal|msgEOR)
+		n, c.err = rawCall(syscall.SYS_SENDTO, c.fd, b, len(b), msgNoSignal|msgEOR)
 	} else {
 		n, c.err = syscall.Write(c.fd, b)
 	}
 	switch c.err {
 	case nil:
 		c.bytes += uint64(n)
-		return n
+		if c.rest = b[n:]; len(c.rest) == 0 {
+			c.rest = nil // lets go of the stream's head
+		}
+		return true
 	case syscall.EAGAIN, syscall.EINTR, syscall.ENOBUFS:
 		c.err = nil // it is tried again
 	}
-	return 0
+	return false
 }
 
-// drain throws away what the client sent; an error means that it is gone.
-func (c *SSEConnection) drain() error {
+// close closes the stream, once; the counters are final then. At shutdown the client is told first
+// when to come back. What it sent is thrown away, since close(2) would otherwise be a reset that
+// throws away what it has not got yet.
+func (c *SSEConnection) close(why error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd < 0 {
-		return nil
-	}
-	return discard(c.fd)
-}
-
-// close closes the stream, once, and gives the final counters. At shutdown the client is told
-// first when to come back. What it sent is thrown away, since close(2) would otherwise be a
-// reset that throws away what it has not got yet.
-func (c *SSEConnection) close(why error) (last counters, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.fd < 0 {
-		ok, c.fd = c.fd == notOpen, isClosed
-		return c.counters, ok
+		first := c.fd == notOpen
+		c.fd = isClosed
+		return first
 	}
 	switch why {
 	case errStalled:
 		reset := &syscall.Linger{Onoff: 1}
 		syscall.SetsockoptLinger(c.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, reset)
 	case errStopping:
-		c.flush()
-		c.begin(append(appendRetry(nil, 1, 5), '\n'))
-		fallthrough
-	default:
-		discard(c.fd)
-		syscall.Shutdown(c.fd, syscall.SHUT_WR)
+		c.send(append(appendRetry(slices.Clip(c.rest), 1, 5), '\n'))
 	}
+	discard(c.fd)
+	syscall.Shutdown(c.fd, syscall.SHUT_WR)
 	syscall.Close(c.fd)
 	c.fd, c.rest = isClosed, nil
-	return c.counters, true
+	return true
 }
 
-// discard reads away what has come, and gives io.EOF or another error at the end of it. On Linux
-// MSG_TRUNC makes that a call without a buffer; see tcp(7).
+// discard reads away what a client sent; an error, such as io.EOF, means that it is gone. Before
+// a stream is open there is nothing (EBADF). On Linux MSG_TRUNC does without a buffer; see tcp(7).
 func discard(fd int) error {
-	for i := 0; i < 4; i++ { // bytes, then the end
+	for i := 0; i < 4; i++ {
 		var n int
 		var err error
 		if onLinux {
@@ -993,13 +945,13 @@ func discard(fd int) error {
 		} else {
 			n, err = syscall.Read(fd, make([]byte, recvBuffer))
 		}
-		if err == syscall.EAGAIN || err == syscall.EINTR {
+		switch {
+		case err == syscall.EAGAIN || err == syscall.EINTR || err == syscall.EBADF:
 			return nil
-		} else if err == nil && n == 0 {
-			err = io.EOF
-		}
-		if err != nil {
+		case err != nil:
 			return err
+		case n == 0:
+			return io.EOF
 		}
 	}
 	return nil
@@ -1007,7 +959,8 @@ func discard(fd int) error {
 
 // rawCall is sendto(2) or recvfrom(2) without an address, on a socket that does not block. As it
 // never waits, it goes without the scheduler's bookkeeping around a system call.
-func rawCall(call uintptr, fd int, p unsafe.Pointer, n int, flags uintptr) (int, error) {
+func rawCall(call uintptr, fd int, b []byte, n int, flags uintptr) (int, error) {
+	p := unsafe.Pointer(unsafe.SliceData(b))
 	r, _, e := syscall.RawSyscall6(call, uintptr(fd), uintptr(p), uintptr(n), flags, 0, 0)
 	if e != 0 {
 		return 0, e
@@ -1015,17 +968,13 @@ func rawCall(call uintptr, fd int, p unsafe.Pointer, n int, flags uintptr) (int,
 	return int(r), nil
 }
 
-// connKey is the key of a request's net.Conn in its context.
+// connKey is the key of a request's syscall.RawConn in its context.
 type connKey struct{}
 
 // takeOver gives a descriptor of a request's connection, which net/http then forgets. Where it
 // fails for want of a descriptor, the request can still be answered.
 func takeOver(w http.ResponseWriter, r *http.Request) (fd int, err error) {
-	rc, err := r.Context().Value(connKey{}).(syscall.Conn).SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	e := rc.Control(func(old uintptr) {
+	e := r.Context().Value(connKey{}).(syscall.RawConn).Control(func(old uintptr) {
 		syscall.ForkLock.RLock()
 		defer syscall.ForkLock.RUnlock()
 		if fd, err = syscall.Dup(int(old)); err == nil {
@@ -1205,7 +1154,7 @@ func writeJSON(w http.ResponseWriter, v any) {
 
 // readProc parses a file of /proc; what is wrong with it is logged.
 func readProc[T any](h *sampler, name string, parse func(text string) (T, error)) T {
-	text, err := os.ReadFile(filepath.Join(h.proc, name))
+	text, err := os.ReadFile(h.proc + "/" + name)
 	v, parseErr := parse(string(text))
 	if err == nil {
 		err = parseErr
@@ -1216,19 +1165,17 @@ func readProc[T any](h *sampler, name string, parse func(text string) (T, error)
 
 // cpuTimes are user, nice, system, idle, iowait, irq, softirq and steal, in clock ticks. The
 // other two of proc(5), guest and guest_nice, are in user and nice already.
-type cpuTimes [8]uint64
-
-type cpuReading struct {
-	cpuTimes
-	at time.Time
+type cpuTimes struct {
+	at    time.Time
+	ticks [8]uint64
 }
 
 // since gives the busy percentage between two readings, NaN if no time has passed. A counter
 // that stepped back counts nothing.
 func (t cpuTimes) since(before cpuTimes) float64 {
 	var busy, total float64
-	for i := range t {
-		d := float64(max(t[i], before[i]) - before[i])
+	for i, n := range t.ticks {
+		d := float64(max(n, before.ticks[i]) - before.ticks[i])
 		total += d
 		if i != 3 && i != 4 { // idle, iowait
 			busy += d
@@ -1239,8 +1186,9 @@ func (t cpuTimes) since(before cpuTimes) float64 {
 
 // parseStat reads the first line of /proc/stat.
 func parseStat(text string) (t cpuTimes, err error) {
-	if _, err = fmt.Sscanf(text, "cpu %d %d %d %d %d %d %d %d", &t[0], &t[1], &t[2], &t[3],
-		&t[4], &t[5], &t[6], &t[7]); err != nil {
+	n := &t.ticks
+	if _, err = fmt.Sscanf(text, "cpu %d %d %d %d %d %d %d %d", &n[0], &n[1], &n[2], &n[3],
+		&n[4], &n[5], &n[6], &n[7]); err != nil {
 		return cpuTimes{}, fmt.Errorf("parsing stat: %.80q: %w", text, err)
 	}
 	return t, nil
@@ -1259,34 +1207,30 @@ func parseMeminfo(text string) (float64, error) {
 	return 100 * float64(total-available) / float64(total), nil
 }
 
-// netBytes are an interface's counters.
-type netBytes struct {
-	rx, tx uint64
-}
-
-// parseNetDev reads /proc/net/dev. There may be no space after an interface's colon.
-func parseNetDev(text string) (map[string]netBytes, error) {
-	read := map[string]netBytes{}
+// parseNetDev reads /proc/net/dev: the bytes received and sent, by interface. There may be no
+// space after an interface's colon.
+func parseNetDev(text string) (map[string]uint64, error) {
+	bytes := map[string]uint64{}
 	for _, line := range strings.Split(text, "\n") {
 		name, counters, ok := strings.Cut(line, ":")
 		if !ok {
 			continue // a header
 		}
-		var b netBytes
-		var skip uint64
-		if _, err := fmt.Sscan(counters, &b.rx, &skip, &skip, &skip, &skip, &skip, &skip, &skip,
-			&b.tx); err != nil {
+		var n [9]uint64
+		if _, err := fmt.Sscan(counters, &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &n[6], &n[7],
+			&n[8]); err != nil {
 			return nil, fmt.Errorf("parsing net/dev: %q: %w", line, err)
 		}
-		read[strings.TrimSpace(name)] = b
+		bytes[strings.TrimSpace(name)] = n[0] + n[8]
 	}
-	return read, nil
+	return bytes, nil
 }
 
 // isNoLink tells whether an interface that is not physical is no container's link either.
 func isNoLink(name string) bool {
-	return slices.ContainsFunc([]string{"docker", "veth", "br-", "virbr", "ifb", "tun", "tap"},
-		func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	kinds := []string{"docker", "veth", "br-", "virbr", "ifb", "tun", "tap"}
+	is := func(kind string) bool { return strings.HasPrefix(name, kind) }
+	return name == "lo" || slices.ContainsFunc(kinds, is)
 }
 
 // parseUptime reads the first number of /proc/uptime, in seconds; -1 if that fails.
