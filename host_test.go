@@ -260,7 +260,7 @@ func TestProbeDecidesResponseTimeAndStatus(t *testing.T) {
 	defer app.Close()
 	h := testSampler(t, "-probe", app.URL)
 	probe := func() figures {
-		h.readProbe(context.Background(), time.Now())
+		h.readProbe(context.Background())
 		f, _ := h.sample(time.Now())
 		return f
 	}
@@ -313,15 +313,50 @@ func TestProbeThatHangsHoldsNoSnapshotUp(t *testing.T) {
 	}
 }
 
-func TestEachComplaintIsLoggedOnce(t *testing.T) {
+func TestAMissingFigureIsLoggedWhenItBeginsAndWhenItIsBack(t *testing.T) {
 	var log strings.Builder
 	h := testSampler(t)
-	h.proc, h.log = t.TempDir(), slog.New(slog.NewTextHandler(&log, nil))
-	for i := 0; i < 3; i++ {
-		h.sample(time.Now())
+	h.log = slog.New(slog.NewTextHandler(&log, nil))
+	for i, text := range []string{"fine", "one", "another text", "fine", "one", "fine", "fine"} {
+		var err error
+		if text != "fine" {
+			err = fmt.Errorf("%s %d", text, i)
+		}
+		h.complain("meminfo", err)
 	}
-	if n := strings.Count(log.String(), "source=meminfo"); n != 1 {
-		t.Errorf("logged %d times:\n%s", n, log.String())
+	for part, want := range map[string]int{"is missing": 2, "is back": 2, "source=meminfo": 4} {
+		if n := strings.Count(log.String(), part); n != want {
+			t.Errorf("%q is logged %d times, want %d:\n%s", part, n, want, log.String())
+		}
+	}
+}
+
+func TestLoIsNeverCountedNotEvenWithoutSys(t *testing.T) {
+	h := testSampler(t)
+	h.proc, h.sys = t.TempDir(), "/nowhere"
+	os.Mkdir(h.proc+"/net", 0o755)
+	dev := func(lo, eth0 int) {
+		write(t, h.proc+"/net/dev", fmt.Sprintf("    lo: %d 0 0 0 0 0 0 0 0\n  eth0: %d 0 0 0 0 0 0 0 0\n", lo, eth0))
+	}
+	now := time.Now()
+	dev(0, 0)
+	h.readNetwork(now)
+	dev(1e9, 125000)
+	if mbps := h.readNetwork(now.Add(time.Second)); mbps != 1 {
+		t.Errorf("125,000 bytes of eth0 and a lot of lo in a second are %v Mbps", mbps)
+	}
+}
+
+func TestFigureThatIsGoneIsNoCauseAnyMore(t *testing.T) {
+	h := testSampler(t)
+	now := time.Now()
+	h.diskPercent, h.diskAt = 99, now
+	if f, _ := h.sample(now); f.status != "critical" || !strings.Contains(f.message, "Disk at 99%") {
+		t.Errorf("%s, %q", f.status, f.message)
+	}
+	f, changes := h.sample(now.Add(time.Minute))
+	if f.status != "critical" || f.message != "Disk cannot be measured any more" || len(changes) != 0 {
+		t.Errorf("%s, %q, %v", f.status, f.message, changes)
 	}
 }
 

@@ -57,10 +57,12 @@ const (
 	headerTimeout = 5 * time.Second         // for a request's head
 	shortTimeout  = 10 * time.Second        // for a whole request; streams are out of its sight
 	stopPatience  = 800 * time.Millisecond  // for short requests at shutdown
+	flushPatience = 300 * time.Millisecond  // for the log's reader at the end
 
 	maxHeader    = 16 << 10 // bytes of request line and headers
 	sendBuffer   = 64 << 10 // bytes, SO_SNDBUF of a stream
 	recvBuffer   = 4 << 10  // bytes, SO_RCVBUF of a stream: what a client sends is thrown away
+	maxLog       = 4 << 20  // bytes of the log that wait for its reader
 	maxUserAgent = 128      // bytes kept of a User-Agent header
 	maxListed    = 100      // open streams that /dashboard/debug lists
 	feedLength   = 10       // activities in a snapshot, after "Dashboard updated"
@@ -101,6 +103,9 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.BoolVar(&s.version, "version", false, "print the version")
 	fs.VisitAll(func(f *flag.Flag) {
+		if f.Name == "version" {
+			return
+		}
 		name := "SSE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		f.Usage += " [" + name + "]"
 		if v := getenv(name); v != "" {
@@ -180,12 +185,79 @@ func run(ctx context.Context, set settings) error {
 	} else if err != nil {
 		return fmt.Errorf("listening on -addr %s: %w", set.addr, err)
 	}
+	w := newLogWriter(os.Stderr)
+	defer w.flush()
 	opts := &slog.HandlerOptions{Level: set.logLevel}
-	var h slog.Handler = slog.NewTextHandler(os.Stderr, opts)
+	var h slog.Handler = slog.NewTextHandler(w, opts)
 	if set.logFormat == "json" {
-		h = slog.NewJSONHandler(os.Stderr, opts)
+		h = slog.NewJSONHandler(w, opts)
 	}
 	return newSSEServer(set, l, slog.New(h)).serve(ctx)
+}
+
+// A logWriter writes in the background, so that a log that nobody reads holds nothing up. When
+// 4 MiB wait, further lines are dropped and counted.
+type logWriter struct {
+	more chan struct{} // capacity 1: there is something to write
+	idle chan struct{} // capacity 1: all has been written
+
+	mu      sync.Mutex // guards following
+	waiting []byte
+	dropped int
+}
+
+func newLogWriter(out io.Writer) *logWriter {
+	w := &logWriter{more: make(chan struct{}, 1), idle: make(chan struct{}, 1)}
+	go func() { // ends with the process: out may block for ever
+		for range w.more {
+			w.mu.Lock()
+			b, dropped := w.waiting, w.dropped
+			w.waiting, w.dropped = nil, 0
+			w.mu.Unlock()
+			out.Write(b)
+			if dropped > 0 {
+				fmt.Fprintf(out, "%d log lines were dropped: nobody read them\n", dropped)
+			}
+			signalTo(w.idle)
+		}
+	}()
+	return w
+}
+
+func (w *logWriter) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	if len(w.waiting)+len(b) > maxLog {
+		w.dropped++
+	} else {
+		w.waiting = append(w.waiting, b...)
+	}
+	w.mu.Unlock()
+	signalTo(w.more)
+	return len(b), nil
+}
+
+// flush waits until all is written, but not long.
+func (w *logWriter) flush() {
+	end := time.After(flushPatience)
+	for left := 1; left > 0; {
+		signalTo(w.more)
+		select {
+		case <-w.idle:
+		case <-end:
+			return
+		}
+		w.mu.Lock()
+		left = len(w.waiting)
+		w.mu.Unlock()
+	}
+}
+
+// signalTo leaves a signal in a channel of capacity 1, unless one is there.
+func signalTo(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // An SSEServer owns the listener, the open streams, the newest snapshot and the activity feed.
@@ -240,7 +312,7 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	srv := &http.Server{
 		Handler: s, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: shortTimeout, WriteTimeout: shortTimeout,
-		IdleTimeout: time.Minute, MaxHeaderBytes: maxHeader - 4096, // net/http allows 4 KiB more
+		IdleTimeout: headerTimeout, MaxHeaderBytes: maxHeader - 4096, // net/http allows 4 KiB more
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			raw, _ := c.(syscall.Conn).SyscallConn() // of a TCP connection: it cannot fail
 			return context.WithValue(ctx, connKey{}, raw)
@@ -250,7 +322,7 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	loops, stopLoops := context.WithCancel(context.Background())
 	defer stopLoops()
 	go func() { s.host.readDisk(s.started); every(ctx, s.host.every, s.host.readDisk) }() // not joined
-	probe := func(now time.Time) { s.host.readProbe(ctx, now) }
+	probe := func(time.Time) { s.host.readProbe(ctx) }
 	var failed error
 	var wg sync.WaitGroup
 	for _, f := range []func(){
@@ -381,7 +453,7 @@ type sampler struct {
 	cpuPercent             float64    // the last one measured
 	net                    map[string]uint64
 	netAt                  time.Time
-	complaints             sync.Map // logged so far
+	failing                sync.Map // whether it is, by source
 
 	mu          sync.Mutex // guards following
 	diskPercent float64
@@ -473,8 +545,10 @@ func (h *sampler) readNetwork(now time.Time) float64 {
 	before, seconds := h.net, now.Sub(h.netAt).Seconds()
 	h.net, h.netAt = readProc(h, "net/dev", parseNetDev), now
 	var links, physical []string
+	virtual := h.sys + "/devices/virtual/net/"
+	_, noSys := os.Lstat(virtual)
 	for name := range h.net {
-		if _, err := os.Lstat(h.sys + "/devices/virtual/net/" + name); err != nil {
+		if _, err := os.Lstat(virtual + name); err != nil && noSys == nil {
 			physical = append(physical, name)
 		} else if !isNoLink(name) {
 			links = append(links, name)
@@ -509,7 +583,8 @@ func (h *sampler) readDisk(now time.Time) {
 
 // readProbe measures one GET of the probed URL with its whole answer; a status of 400 or more
 // is a failure. It is given up when ctx is done.
-func (h *sampler) readProbe(ctx context.Context, now time.Time) {
+func (h *sampler) readProbe(ctx context.Context) {
+	start := time.Now()
 	req, _ := http.NewRequestWithContext(ctx, "GET", h.probe, nil) // the URL was parsed before
 	resp, err := h.client.Do(req)
 	if err == nil {
@@ -519,7 +594,7 @@ func (h *sampler) readProbe(ctx context.Context, now time.Time) {
 			err = errors.New("it answers " + resp.Status)
 		}
 	}
-	took := time.Since(now)
+	took := time.Since(start)
 	if ctx.Err() != nil {
 		return
 	}
@@ -533,10 +608,12 @@ func (h *sampler) readProbe(ctx context.Context, now time.Time) {
 	h.response, h.failures = math.Ceil(took.Seconds()*1000), 0
 }
 
-// complain logs what is wrong with a source of figures, each error once.
+// complain logs when a source of figures begins to fail, and when it is well again.
 func (h *sampler) complain(source string, err error) {
-	if _, known := h.complaints.LoadOrStore(source+fmt.Sprint(err), true); err != nil && !known {
+	if was, _ := h.failing.Swap(source, err != nil); err != nil && was != true {
 		h.log.Warn("a figure is missing", "source", source, "err", err)
+	} else if err == nil && was == true {
+		h.log.Info("a figure is back", "source", source)
 	}
 }
 
@@ -553,10 +630,11 @@ type alarm struct {
 	text        string    // the level in words
 }
 
-// judge tells whether v changes the level. NaN changes nothing.
+// judge tells whether v changes the level. NaN does not, but the figure is no cause then.
 func (a *alarm) judge(v float64) bool {
 	was := a.level
 	if math.IsNaN(v) {
+		a.text = a.name + " cannot be measured any more"
 		return false
 	}
 	a.level, a.text = 0, a.name+" back to normal"
@@ -744,10 +822,7 @@ func (s *SSEServer) fanOut(each func(*SSEConnection) bool) int {
 func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
 	current, err := c.offer(s.newest.Load(), s.beats.Load(), now)
 	if !current {
-		select {
-		case s.behind <- struct{}{}:
-		default:
-		}
+		signalTo(s.behind)
 	}
 	return !s.remove(c, err) && current
 }
@@ -1089,10 +1164,7 @@ func (s *SSEServer) refuse(w http.ResponseWriter, r *http.Request) {
 // GET /dashboard/trigger-test
 func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
 	f := s.add(newActivity(time.Now(), "info", testMessage))
-	select {
-	case s.wake <- struct{}{}:
-	default: // somebody asked already
-	}
+	signalTo(s.wake)
 	select {
 	case <-f.done:
 		writeJSON(w, map[string]any{"message": testMessage + " sent", "id": f.id, "streams": f.streams})

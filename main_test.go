@@ -353,7 +353,7 @@ func TestFullServerSendsBrowsersAwayAndOthersA503(t *testing.T) {
 
 func TestRefusalWhenNoDescriptorCanBeDuplicated(t *testing.T) {
 	t.Parallel()
-	p := startBinary(t, []string{"TEST_NOFILE=40"}, "-max-streams", "40", "-probe", "http://127.0.0.1:1/")
+	p := startBinary(t, []string{"TEST_FEW_FILES=40"}, "-max-streams", "40", "-probe", "http://127.0.0.1:1/")
 	defer p.stop(t)
 	refused := 0
 	for i := 0; i < 60 && refused < 2; i++ {
@@ -467,6 +467,9 @@ func TestHelpListsEachSettingWithItsVariable(t *testing.T) {
 	for _, name := range []string{"addr", "interval", "heartbeat", "probe", "disk", "origins",
 		"max-streams", "log-format", "log-level", "version"} {
 		variable := "[SSE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "]"
+		if name == "version" {
+			variable = "" // a deployment may well have SSE_VERSION for itself
+		}
 		if !strings.Contains(string(out), "-"+name) || !strings.Contains(string(out), variable) {
 			t.Errorf("-h lacks -%s or %s:\n%s", name, variable, out)
 		}
@@ -482,7 +485,7 @@ func TestBadSettingEndsTheStartWithStatus2(t *testing.T) {
 }
 
 func TestVersionIsPrinted(t *testing.T) {
-	out, err := binary(t, nil, "-version").Output()
+	out, err := binary(t, []string{"SSE_VERSION=1.2.3"}, "-version").Output()
 	if err != nil || string(out) != "sse-server dev\n" {
 		t.Errorf("-version prints %q, %v", out, err)
 	}
@@ -596,6 +599,59 @@ func TestDeadLogPipeDoesNotEndTheServer(t *testing.T) {
 	}
 }
 
+func TestLogThatNobodyReadsHoldsNothingUp(t *testing.T) {
+	t.Parallel()
+	cmd := binary(t, nil, "-addr", "127.0.0.1:0", "-interval", "100ms", "-log-level", "debug")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd.Stderr = w
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	w.Close()
+	line, err := bufio.NewReaderSize(r, 512).ReadString('\n')
+	addr := regexp.MustCompile(`http://([^/]*)/`).FindStringSubmatch(line)
+	if err != nil || addr == nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	stays := dial(t, addr[1], "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+	stays.head(t)
+	for i := 0; i < 500; i++ { // two lines each: more than a pipe holds
+		c := dial(t, addr[1], "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\nUser-Agent: "+
+			strings.Repeat("u", 128)+"\r\n\r\n")
+		c.head(t)
+		c.Close()
+	}
+	for i := 0; i < 10; i++ {
+		stays.event(t)
+	}
+	start := time.Now()
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil || time.Since(start) > 2*time.Second {
+		t.Errorf("ended after %v with %v", time.Since(start), err)
+	}
+}
+
+func TestLogBeyondItsBoundIsDroppedAndCounted(t *testing.T) {
+	r, out := io.Pipe() // writes wait for a reader
+	w := newLogWriter(out)
+	line := bytes.Repeat([]byte("x"), 1<<20)
+	for i := 0; i < 10; i++ {
+		w.Write(line)
+	}
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 16<<20)
+	go w.flush()
+	lines.Scan()
+	if !strings.HasSuffix(lines.Text(), " log lines were dropped: nobody read them") || len(lines.Text()) > maxLog+2<<20 {
+		t.Errorf("%d bytes, ending in %q", len(lines.Text()), lines.Text()[max(0, len(lines.Text())-60):])
+	}
+}
+
 func TestLogHasALineForEachEventOfAStreamsLife(t *testing.T) {
 	t.Parallel()
 	p := startBinary(t, nil, "-heartbeat", "200ms", "-log-level", "debug")
@@ -635,8 +691,8 @@ func TestLogFormatJSON(t *testing.T) {
 // TestMain is the server itself where a test runs its own binary as one.
 func TestMain(m *testing.M) {
 	if os.Getenv("TEST_SERVER") != "" {
-		if n, err := strconv.ParseUint(os.Getenv("TEST_NOFILE"), 10, 64); err == nil {
-			syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: n, Max: n})
+		if os.Getenv("TEST_FEW_FILES") != "" {
+			syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 40, Max: 40})
 		}
 		main()
 		return
