@@ -71,7 +71,7 @@ func TestReadmeConfigurationOfNginxHoldsNothingBack(t *testing.T) {
 	dir := t.TempDir()
 	os.Chmod(filepath.Dir(dir), 0o755)
 	conf := fmt.Sprintf("daemon off; master_process off; pid %s/pid; error_log stderr;\nevents {}\nhttp { access_log off; gzip on;"+
-		" gzip_types text/event-stream; gzip_min_length 0;\nclient_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p;"+
+		" gzip_http_version 1.0; gzip_proxied any; gzip_types text/event-stream; gzip_min_length 0;\nclient_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p;"+
 		" fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;\nserver { listen %[2]s;\n%[3]s}\n}\n",
 		dir, addr, strings.ReplaceAll(block[1], "127.0.0.1:3001", s.addr))
 	write(t, dir+"/nginx.conf", conf)
@@ -95,7 +95,7 @@ func TestReadmeConfigurationOfNginxHoldsNothingBack(t *testing.T) {
 	})
 	direct := s.stream(t)
 	direct.event(t)
-	c := dial(t, addr, "GET /dashboard/stream HTTP/1.0\r\nHost: x\r\n\r\n")
+	c := dial(t, addr, "GET /dashboard/stream HTTP/1.0\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n")
 	for c.line(t) != "\r\n" {
 	}
 	if line := c.line(t); !strings.HasPrefix(line, "retry: ") {
