@@ -349,6 +349,7 @@ func TestLoIsNeverCountedNotEvenWithoutSys(t *testing.T) {
 
 func TestFigureThatIsGoneIsNoCauseAnyMore(t *testing.T) {
 	h := testSampler(t)
+	h.proc = t.TempDir() // no other figure
 	now := time.Now()
 	h.diskPercent, h.diskAt = 99, now
 	if f, _ := h.sample(now); f.status != "critical" || !strings.Contains(f.message, "Disk at 99%") {
