@@ -56,12 +56,7 @@ func startRails(t *testing.T) (addr string) {
 		reason, _, _ := strings.Cut(string(out), "\n")
 		t.Skipf("Rails or Puma is not installed: %v %s", err, reason)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr = l.Addr().String()
-	l.Close()
+	addr = freeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {

@@ -101,11 +101,7 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 		"most streams open (default the descriptor limit less 5 %, and less 64 at the least)")
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	fs.BoolVar(&s.version, "version", false, "print the version")
 	fs.VisitAll(func(f *flag.Flag) {
-		if f.Name == "version" {
-			return
-		}
 		name := "SSE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		f.Usage += " [" + name + "]"
 		if v := getenv(name); v != "" {
@@ -114,6 +110,7 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 			}
 		}
 	})
+	fs.BoolVar(&s.version, "version", false, "print the version") // SSE_VERSION is none of ours
 	e := fs.Parse(args)
 	if e == flag.ErrHelp {
 		fmt.Println("sse-server: a live dashboard of this host over Server-Sent Events. Settings:")
@@ -198,8 +195,10 @@ func run(ctx context.Context, set settings) error {
 // A logWriter writes in the background, so that a log that nobody reads holds nothing up. When
 // 4 MiB wait, further lines are dropped and counted.
 type logWriter struct {
-	more chan struct{} // capacity 1: there is something to write
-	idle chan struct{} // capacity 1: all has been written
+	more chan struct{} // capacity 1: something waits
+
+	writing sync.Mutex // guards out: one write at a time
+	out     io.Writer
 
 	mu      sync.Mutex // guards following
 	waiting []byte
@@ -207,18 +206,10 @@ type logWriter struct {
 }
 
 func newLogWriter(out io.Writer) *logWriter {
-	w := &logWriter{more: make(chan struct{}, 1), idle: make(chan struct{}, 1)}
+	w := &logWriter{more: make(chan struct{}, 1), out: out}
 	go func() { // ends with the process: out may block for ever
 		for range w.more {
-			w.mu.Lock()
-			b, dropped := w.waiting, w.dropped
-			w.waiting, w.dropped = nil, 0
-			w.mu.Unlock()
-			out.Write(b)
-			if dropped > 0 {
-				fmt.Fprintf(out, "%d log lines were dropped: nobody read them\n", dropped)
-			}
-			signalTo(w.idle)
+			w.drain()
 		}
 	}()
 	return w
@@ -236,19 +227,27 @@ func (w *logWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// drain writes what waits, after what is being written.
+func (w *logWriter) drain() {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	w.mu.Lock()
+	b, dropped := w.waiting, w.dropped
+	w.waiting, w.dropped = nil, 0
+	w.mu.Unlock()
+	w.out.Write(b)
+	if dropped > 0 {
+		fmt.Fprintf(w.out, "%d log lines were dropped: nobody read them\n", dropped)
+	}
+}
+
 // flush waits until all is written, but not long.
 func (w *logWriter) flush() {
-	end := time.After(flushPatience)
-	for left := 1; left > 0; {
-		signalTo(w.more)
-		select {
-		case <-w.idle:
-		case <-end:
-			return
-		}
-		w.mu.Lock()
-		left = len(w.waiting)
-		w.mu.Unlock()
+	done := make(chan struct{})
+	go func() { w.drain(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(flushPatience):
 	}
 }
 
@@ -299,8 +298,8 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 	set.inForce["probe"], set.inForce["addr"] = probe.Redacted(), l.Addr().String()
 	return &SSEServer{
 		settings: set, log: log, listener: l, host: newSampler(set, log), started: time.Now(),
-		wake: make(chan struct{}, 1), behind: make(chan struct{}, 1), conns: map[*SSEConnection]struct{}{},
-		closed: map[string]uint64{}, next: newFrame(),
+		wake: make(chan struct{}, 1), behind: make(chan struct{}, 1), next: newFrame(),
+		conns: map[*SSEConnection]struct{}{}, closed: map[string]uint64{},
 	}
 }
 
@@ -321,14 +320,15 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	loops, stopLoops := context.WithCancel(context.Background())
 	defer stopLoops()
-	go func() { s.host.readDisk(s.started); every(ctx, s.host.every, s.host.readDisk) }() // not joined
-	probe := func(time.Time) { s.host.readProbe(ctx) }
+	atOnce := func(read func(time.Time)) { read(s.started); every(ctx, s.host.every, read) }
+	go atOnce(s.host.readDisk) // not joined
 	var failed error
 	var wg sync.WaitGroup
 	for _, f := range []func(){
-		func() { probe(s.started); every(ctx, s.host.every, probe) },
+		func() { atOnce(func(time.Time) { s.host.readProbe(ctx) }) },
 		func() { every(ctx, s.heartbeat, s.beat) },
-		func() { s.tendLoop(loops) },
+		func() { every(loops, sweepEvery, func(now time.Time) { s.sweep(now, retryEvery) }) },
+		func() { s.retryLoop(loops) },
 		func() { s.snapshotLoop(loops) }, // requests wait for it until the last is finished
 		func() { failed = srv.Serve(s.listener); stop() },
 	} {
@@ -466,9 +466,11 @@ func newSampler(set settings, log *slog.Logger) *sampler {
 	h := &sampler{
 		proc: "/proc", sys: "/sys", disk: set.disk, probe: set.probe, every: set.interval, log: log,
 		client: &http.Client{
-			Timeout:       probeTimeout,
-			Transport:     &http.Transport{DisableKeepAlives: true},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Timeout:   probeTimeout,
+			Transport: &http.Transport{DisableKeepAlives: true},
+			CheckRedirect: func(*http.Request, []*http.Request) error {
+				return http.ErrUseLastResponse
+			},
 		},
 		alarms: []alarm{
 			{"CPU", " at %.0f%% over the last minute", []float64{85, 95}, []float64{75, 85}, 0, ""},
@@ -656,9 +658,9 @@ func appendSnapshot(b []byte, f figures, feed []activity, now time.Time) []byte 
 	updated := newActivity(now, "info", "Dashboard updated")
 	activities, _ := json.Marshal(append([]activity{updated}, feed...)) // strings cannot fail
 	return fmt.Appendf(b, snapshotFormat, f.status, formatUptime(f.uptime),
-		f.at.Format(time.TimeOnly), f.message, formatFigure(f.cpu, "%"), formatFigure(f.memory, "%"),
-		formatFigure(f.disk, "%"), formatNetwork(f.network), formatFigure(f.response, "ms"),
-		activities, now.Format(time.TimeOnly))
+		f.at.Format(time.TimeOnly), f.message, formatFigure(f.cpu, "%"),
+		formatFigure(f.memory, "%"), formatFigure(f.disk, "%"), formatNetwork(f.network),
+		formatFigure(f.response, "ms"), activities, now.Format(time.TimeOnly))
 }
 
 type activity struct {
@@ -740,17 +742,13 @@ func appendRetry(b []byte, least, most int) []byte {
 	return fmt.Appendf(b, "retry: %d\n", 1000*least+rand.Intn(1000*(most-least)))
 }
 
-// tendLoop offers the streams that are behind what they are owed, 100 ms after they fell behind
-// and until they are not, and removes those whose client is gone.
-func (s *SSEServer) tendLoop(ctx context.Context) {
-	t := time.NewTicker(sweepEvery)
-	defer t.Stop()
+// retryLoop offers the streams that are behind what they are owed, 100 ms after they fell behind
+// and until they are not.
+func (s *SSEServer) retryLoop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
-			s.sweep(time.Now(), retryEvery)
 		case <-s.behind:
 			time.Sleep(retryEvery)
 			s.offerAll(time.Now())
@@ -1069,7 +1067,8 @@ func takeOver(w http.ResponseWriter, r *http.Request) (fd int, err error) {
 	syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, recvBuffer)
 	if onLinux {
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpNotsentLowat, 1)
-		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpUserTimeout, int(vanishLimit.Milliseconds()))
+		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpUserTimeout,
+			int(vanishLimit.Milliseconds()))
 	}
 	return fd, nil
 }
@@ -1167,7 +1166,8 @@ func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
 	signalTo(s.wake)
 	select {
 	case <-f.done:
-		writeJSON(w, map[string]any{"message": testMessage + " sent", "id": f.id, "streams": f.streams})
+		writeJSON(w, map[string]any{
+			"message": testMessage + " sent", "id": f.id, "streams": f.streams})
 	case <-r.Context().Done():
 	}
 }
@@ -1210,8 +1210,9 @@ func (s *SSEServer) serveDebug(w http.ResponseWriter, _ *http.Request) {
 		total.add(n)
 		if len(list) < maxListed {
 			list = append(list, map[string]any{"stream": c.number, "remote": c.remote,
-				"user_agent": c.userAgent, "since": c.since, "events": n.events, "skipped": n.skipped,
-				"bytes": n.bytes, "encoding": "identity", "seconds_behind": behind})
+				"user_agent": c.userAgent, "since": c.since, "events": n.events,
+				"skipped": n.skipped, "bytes": n.bytes, "encoding": "identity",
+				"seconds_behind": behind})
 		}
 	}
 	state["events_sent"], state["events_skipped"] = total.events, total.skipped

@@ -1027,6 +1027,17 @@ func (p *process) mustLog(t testing.TB, pattern string) {
 	})
 }
 
+// freeAddr is an address for another program's server.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
 func env(vars ...string) func(string) string {
 	return func(name string) string {
 		for _, v := range vars {

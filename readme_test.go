@@ -62,12 +62,7 @@ func TestReadmeConfigurationOfNginxHoldsNothingBack(t *testing.T) {
 	}
 	s := startServer(t, "-interval", "0", "-heartbeat", "300ms")
 	s.waitForSnapshot(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := freeAddr(t)
 	dir := t.TempDir()
 	os.Chmod(filepath.Dir(dir), 0o755)
 	conf := fmt.Sprintf("daemon off; master_process off; pid %s/pid; error_log stderr;\nevents {}\nhttp { access_log off; gzip on;"+
