@@ -153,7 +153,7 @@ func TestNetworkIsRoundedFirstThenShown(t *testing.T) {
 		0: "0.0 Mbps", 0.04: "0.0 Mbps", 0.05: "0.1 Mbps", 0.3: "0.3 Mbps", 9.94: "9.9 Mbps",
 		9.96: "10 Mbps", 10.4: "10 Mbps", 10.5: "11 Mbps", 125: "125 Mbps", math.NaN(): "N/A",
 	} {
-		if got := formatNetwork(mbps); got != want {
+		if got := formatFigure(mbps, " Mbps"); got != want {
 			t.Errorf("%v is shown as %q, want %q", mbps, got, want)
 		}
 	}
@@ -222,12 +222,12 @@ func TestChangeOfLevelIsOneActivityAndNamesItsCause(t *testing.T) {
 	if f := minute(80); f.status != "degraded" || f.message != "CPU at 80% over the last minute" {
 		t.Errorf("at 80%%: %s, %q", f.status, f.message)
 	}
-	h.failures = 3
+	h.slow.failures = 3
 	if f := minute(81); f.status != "critical" ||
 		f.message != "CPU at 81% over the last minute; Health probe failed (3 in a row)" {
 		t.Errorf("with a dead probe: %s, %q", f.status, f.message)
 	}
-	h.failures = 0
+	h.slow.failures = 0
 	if f := minute(10); f.status != "online" || f.message != "System running normally" {
 		t.Errorf("at 10%%: %s, %q", f.status, f.message)
 	}
@@ -351,7 +351,7 @@ func TestFigureThatIsGoneIsNoCauseAnyMore(t *testing.T) {
 	h := testSampler(t)
 	h.proc = t.TempDir() // no other figure
 	now := time.Now()
-	h.diskPercent, h.diskAt = 99, now
+	h.slow.disk, h.slow.diskAt = 99, now
 	if f, _ := h.sample(now); f.status != "critical" || !strings.Contains(f.message, "Disk at 99%") {
 		t.Errorf("%s, %q", f.status, f.message)
 	}

@@ -29,6 +29,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -62,7 +63,7 @@ const (
 	maxHeader    = 16 << 10 // bytes of request line and headers
 	sendBuffer   = 64 << 10 // bytes, SO_SNDBUF of a stream
 	recvBuffer   = 4 << 10  // bytes, SO_RCVBUF of a stream: what a client sends is thrown away
-	maxLog       = 4 << 20  // bytes of the log that wait for its reader
+	maxLog       = 16 << 10 // lines of the log that wait for its reader
 	maxUserAgent = 128      // bytes kept of a User-Agent header
 	maxListed    = 100      // open streams that /dashboard/debug lists
 	feedLength   = 10       // activities in a snapshot, after "Dashboard updated"
@@ -81,12 +82,11 @@ type settings struct {
 	origins                      []string
 	maxStreams                   int
 	logLevel                     slog.Level
-	version                      bool
 	inForce                      map[string]string // by flag name
 }
 
 // parseSettings reads the SSE_… variables that are not empty, then the flags. Its error is one
-// line; after -h it is flag.ErrHelp, and the help went to stdout.
+// line; after -h and -version it is flag.ErrHelp, and what they ask for went to stdout.
 func parseSettings(args []string, getenv func(string) string) (s settings, err error) {
 	fs := flag.NewFlagSet("sse-server", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -110,18 +110,24 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 			}
 		}
 	})
-	fs.BoolVar(&s.version, "version", false, "print the version") // SSE_VERSION is none of ours
+	showVersion := fs.Bool("version", false, "print the version") // SSE_VERSION is none of ours
 	e := fs.Parse(args)
 	if e == flag.ErrHelp {
 		fmt.Println("sse-server: a live dashboard of this host over Server-Sent Events. Settings:")
 		fs.SetOutput(os.Stdout)
 		fs.PrintDefaults()
 	}
+	if e == nil && *showVersion {
+		fmt.Println("sse-server", version)
+		e = flag.ErrHelp
+	}
 	if e != nil {
 		return s, e
 	}
 	s.origins = strings.FieldsFunc(*origins, func(r rune) bool { return r == ',' || r == ' ' })
-	limit := descriptorLimit()
+	var descriptors syscall.Rlimit // Go raises the soft limit to the hard one at start
+	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &descriptors)
+	limit := int(min(uint64(descriptors.Cur), 1<<20))
 	if s.maxStreams == 0 {
 		s.maxStreams = limit - max(limit/20, 64)
 	}
@@ -160,9 +166,7 @@ func main() {
 	}
 	s, err := parseSettings(os.Args[1:], os.Getenv)
 	status := 2
-	if err == nil && s.version {
-		fmt.Println("sse-server", version)
-	} else if err == nil {
+	if err == nil {
 		status = 1
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		context.AfterFunc(ctx, stop) // a second signal has its default effect
@@ -177,10 +181,8 @@ func main() {
 // run serves until ctx is done or the listener fails.
 func run(ctx context.Context, set settings) error {
 	l, err := net.Listen("tcp", set.addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%s is taken: stop what listens there or choose another -addr", set.addr)
-	} else if err != nil {
-		return fmt.Errorf("listening on -addr %s: %w", set.addr, err)
+	if err != nil {
+		return fmt.Errorf("%w: choose another -addr", err)
 	}
 	w := newLogWriter(os.Stderr)
 	defer w.flush()
@@ -193,69 +195,41 @@ func run(ctx context.Context, set settings) error {
 }
 
 // A logWriter writes in the background, so that a log that nobody reads holds nothing up. When
-// 4 MiB wait, further lines are dropped and counted.
+// maxLog lines wait, further ones are dropped and counted.
 type logWriter struct {
-	more chan struct{} // capacity 1: something waits
-
-	writing sync.Mutex // guards out: one write at a time
-	out     io.Writer
-
-	mu      sync.Mutex // guards following
-	waiting []byte
-	dropped int
+	lines            chan []byte // capacity maxLog
+	waiting, dropped atomic.Int64
 }
 
 func newLogWriter(out io.Writer) *logWriter {
-	w := &logWriter{more: make(chan struct{}, 1), out: out}
+	w := &logWriter{lines: make(chan []byte, maxLog)}
 	go func() { // ends with the process: out may block for ever
-		for range w.more {
-			w.drain()
+		for b := range w.lines {
+			if n := w.dropped.Swap(0); n > 0 {
+				b = fmt.Appendf(b, "%d log lines were dropped: nobody read them\n", n)
+			}
+			out.Write(b)
+			w.waiting.Add(-1)
 		}
 	}()
 	return w
 }
 
 func (w *logWriter) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	if len(w.waiting)+len(b) > maxLog {
-		w.dropped++
-	} else {
-		w.waiting = append(w.waiting, b...)
+	w.waiting.Add(1)
+	select {
+	case w.lines <- slices.Clone(b):
+	default:
+		w.waiting.Add(-1)
+		w.dropped.Add(1)
 	}
-	w.mu.Unlock()
-	signalTo(w.more)
 	return len(b), nil
-}
-
-// drain writes what waits, after what is being written.
-func (w *logWriter) drain() {
-	w.writing.Lock()
-	defer w.writing.Unlock()
-	w.mu.Lock()
-	b, dropped := w.waiting, w.dropped
-	w.waiting, w.dropped = nil, 0
-	w.mu.Unlock()
-	w.out.Write(b)
-	if dropped > 0 {
-		fmt.Fprintf(w.out, "%d log lines were dropped: nobody read them\n", dropped)
-	}
 }
 
 // flush waits until all is written, but not long.
 func (w *logWriter) flush() {
-	done := make(chan struct{})
-	go func() { w.drain(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(flushPatience):
-	}
-}
-
-// signalTo leaves a signal in a channel of capacity 1, unless one is there.
-func signalTo(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
+	for end := time.Now().Add(flushPatience); w.waiting.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -266,18 +240,18 @@ type SSEServer struct {
 	listener net.Listener
 	host     *sampler
 	started  time.Time
-	wake     chan struct{}         // capacity 1: a snapshot is wanted now
 	newest   atomic.Pointer[frame] // of the last snapshot; nil before the first
 	beats    atomic.Uint64         // heartbeats that have been due
-	behind   chan struct{}         // capacity 1: some stream is
+	retrying atomic.Bool           // a try of the streams that are behind is due
+	swept    atomic.Int64          // when sweep ran, in ns since started
+	stopping atomic.Bool
 
-	fan sync.Mutex       // one fan-out at a time; guards all
-	all []*SSEConnection // the streams of the fan-out under way
+	turn sync.Mutex       // one snapshot at a time; held until the first
+	fan  sync.Mutex       // one fan-out at a time; guards all
+	all  []*SSEConnection // the streams of the fan-out under way
 
 	mu         sync.Mutex // guards following
 	conns      map[*SSEConnection]struct{}
-	swept      time.Time
-	stopping   bool
 	opened     uint64 // streams so far: gives each its number
 	refused    uint64 // requests for a stream
 	broadcasts uint64
@@ -286,7 +260,6 @@ type SSEServer struct {
 	past       counters          // of closed streams
 	figures    figures
 	feed       []activity // newest first
-	next       *frame     // will carry what is added now
 }
 
 // newSSEServer takes over l; serve closes it.
@@ -298,7 +271,6 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 	set.inForce["probe"], set.inForce["addr"] = probe.Redacted(), l.Addr().String()
 	return &SSEServer{
 		settings: set, log: log, listener: l, host: newSampler(set, log), started: time.Now(),
-		wake: make(chan struct{}, 1), behind: make(chan struct{}, 1), next: newFrame(),
 		conns: map[*SSEConnection]struct{}{}, closed: map[string]uint64{},
 	}
 }
@@ -320,16 +292,16 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	loops, stopLoops := context.WithCancel(context.Background())
 	defer stopLoops()
-	atOnce := func(read func(time.Time)) { read(s.started); every(ctx, s.host.every, read) }
-	go atOnce(s.host.readDisk) // not joined
+	s.turn.Lock()
+	s.sample(time.Now())                            // rates need two readings
+	go every(ctx, 0, s.host.every, s.host.readDisk) // not joined: statfs(2) may hang
 	var failed error
 	var wg sync.WaitGroup
 	for _, f := range []func(){
-		func() { atOnce(func(time.Time) { s.host.readProbe(ctx) }) },
-		func() { every(ctx, s.heartbeat, s.beat) },
-		func() { every(loops, sweepEvery, func(now time.Time) { s.sweep(now, retryEvery) }) },
-		func() { s.retryLoop(loops) },
-		func() { s.snapshotLoop(loops) }, // requests wait for it until the last is finished
+		func() { every(ctx, 0, s.host.every, func(time.Time) { s.host.readProbe(ctx) }) },
+		func() { every(ctx, s.heartbeat, s.heartbeat, s.beat) },
+		func() { every(loops, sweepEvery, sweepEvery, s.sweep) },
+		func() { every(loops, firstDelay, s.host.every, s.tick) }, // triggers wait for the first
 		func() { failed = srv.Serve(s.listener); stop() },
 	} {
 		f := f
@@ -345,7 +317,10 @@ func (s *SSEServer) serve(ctx context.Context) error {
 		srv.Close()
 	}
 	stopLoops()
-	n := s.closeStreams()
+	s.stopping.Store(true) // none joins any more
+	n := s.fanOut(begun, func(c *SSEConnection, _ time.Time) bool {
+		return s.remove(c, errStopping)
+	})
 	wg.Wait()
 	s.log.Info("stopped", "streams", n, "duration", time.Since(begun))
 	if failed != http.ErrServerClosed {
@@ -354,66 +329,31 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	return nil
 }
 
-// snapshotLoop reads the host each interval, and broadcasts then and when woken.
-func (s *SSEServer) snapshotLoop(ctx context.Context) {
-	s.sample(time.Now())
-	t := time.NewTicker(firstDelay)
-	defer t.Stop()
-	var last time.Time
-	var wake chan struct{} // nil until the first snapshot, which needs a second reading
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			s.sample(time.Now())
-			if wake == nil {
-				t.Reset(s.host.every)
-				wake = s.wake
-			} else if s.interval == 0 {
-				continue
-			}
-		case <-wake:
-		}
-		time.Sleep(minInterval - time.Since(last))
-		last = time.Now()
-		s.publish(last)
+// tick reads the host and broadcasts that, but for the first time only if there is an interval.
+func (s *SSEServer) tick(now time.Time) {
+	id := s.sample(now)
+	if s.newest.Load() == nil {
+		s.publish(now)
+		s.turn.Unlock()
+	} else if s.interval > 0 {
+		s.deliver(id)
 	}
 }
 
-// sample takes over the host's figures, and into the feed each change of an alarm's level.
-func (s *SSEServer) sample(now time.Time) {
+// sample takes over the host's figures, and into the feed each change of an alarm's level. Any
+// snapshot after the id that it gives has them.
+func (s *SSEServer) sample(now time.Time) int64 {
 	f, changes := s.host.sample(now)
 	s.add(changes...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.figures = f
+	return s.lastID
 }
 
-// publish broadcasts one snapshot of the last figures and the feed.
-func (s *SSEServer) publish(now time.Time) {
-	select {
-	case <-s.wake: // who asked is served by this one
-	default:
-	}
-	s.mu.Lock()
-	f := s.next
-	s.next = newFrame()
-	s.broadcasts++
-	s.lastID = max(s.lastID+1, now.UnixMilli())
-	f.id = s.lastID
-	figures, feed := s.figures, slices.Clone(s.feed)
-	s.mu.Unlock()
-
-	f.bytes = appendEvent(nil, f.id, appendSnapshot(nil, figures, feed, now))
-	f.streams = s.broadcast(f)
-	close(f.done)
-	s.log.Debug("broadcast", "id", f.id, "streams", f.streams, "duration", time.Since(now))
-}
-
-// add puts activities into the feed, and gives the frame that will carry them. Test broadcasts
-// in a row become one.
-func (s *SSEServer) add(list ...activity) *frame {
+// add puts activities into the feed; any snapshot after the id that it gives has them. Test
+// broadcasts in a row become one.
+func (s *SSEServer) add(list ...activity) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range list {
@@ -423,13 +363,41 @@ func (s *SSEServer) add(list ...activity) *frame {
 		s.feed = slices.Insert(s.feed, 0, a)
 		s.feed = s.feed[:min(len(s.feed), feedLength)]
 	}
-	return s.next
+	return s.lastID
+}
+
+// deliver gives a snapshot after that id, once every stream was offered it. Who asks while one
+// is on its way shares the next: a flood makes one each minInterval.
+func (s *SSEServer) deliver(after int64) *frame {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	f := s.newest.Load()
+	if f.id <= after {
+		time.Sleep(minInterval - time.Since(f.at))
+		f = s.publish(time.Now())
+	}
+	return f
+}
+
+// publish broadcasts one snapshot of the last figures and the feed. It needs turn.
+func (s *SSEServer) publish(now time.Time) *frame {
+	s.mu.Lock()
+	s.broadcasts++
+	s.lastID = max(s.lastID+1, now.UnixMilli())
+	f := &frame{id: s.lastID, at: now}
+	figures, feed := s.figures, slices.Clone(s.feed)
+	s.mu.Unlock()
+
+	f.bytes = appendEvent(nil, f.id, appendSnapshot(nil, figures, feed, now))
+	f.streams = s.broadcast(f)
+	s.log.Debug("broadcast", "id", f.id, "streams", f.streams, "duration", time.Since(now))
+	return f
 }
 
 // beat writes a heartbeat to every stream, whatever else was sent.
 func (s *SSEServer) beat(now time.Time) {
 	s.beats.Add(1)
-	s.log.Info("heartbeat", "streams", s.offerAll(now))
+	s.log.Info("heartbeat", "streams", s.fanOut(now, s.offer))
 }
 
 // figures are one reading of the host. NaN, and a negative uptime, mean: not measured.
@@ -447,7 +415,6 @@ type sampler struct {
 	proc, sys, disk, probe string
 	every                  time.Duration
 	log                    *slog.Logger
-	client                 *http.Client
 	alarms                 []alarm    // of cpu, memory, disk and probe
 	cpu                    []cpuTimes // of the last minute, oldest first
 	cpuPercent             float64    // the last one measured
@@ -455,31 +422,27 @@ type sampler struct {
 	netAt                  time.Time
 	failing                sync.Map // whether it is, by source
 
-	mu          sync.Mutex // guards following
-	diskPercent float64
-	diskAt      time.Time
-	response    float64 // ms; NaN after a failure
-	failures    int     // of the probe, in a row
+	mu   sync.Mutex // guards slow
+	slow struct {   // is measured by loops of its own
+		disk     float64
+		diskAt   time.Time
+		response float64 // ms; NaN after a failure
+		failures float64 // of the probe, in a row
+	}
 }
 
 func newSampler(set settings, log *slog.Logger) *sampler {
 	h := &sampler{
 		proc: "/proc", sys: "/sys", disk: set.disk, probe: set.probe, every: set.interval, log: log,
-		client: &http.Client{
-			Timeout:   probeTimeout,
-			Transport: &http.Transport{DisableKeepAlives: true},
-			CheckRedirect: func(*http.Request, []*http.Request) error {
-				return http.ErrUseLastResponse
-			},
-		},
 		alarms: []alarm{
 			{"CPU", " at %.0f%% over the last minute", []float64{85, 95}, []float64{75, 85}, 0, ""},
 			{"Memory", " at %.0f%%", []float64{90, 98}, []float64{80, 90}, 0, ""},
 			{"Disk", " at %.0f%%", []float64{90, 98}, []float64{80, 90}, 0, ""},
 			{"Health probe", " failed (%.0f in a row)", []float64{1, 3}, []float64{1, 1}, 0, ""},
 		},
-		cpuPercent: math.NaN(), response: math.NaN(),
+		cpuPercent: math.NaN(),
 	}
+	h.slow.response = math.NaN()
 	if h.every == 0 {
 		h.every = sampleEvery
 	}
@@ -493,17 +456,17 @@ func (h *sampler) sample(now time.Time) (figures, []activity) {
 	var minute float64
 	f.cpu, minute = h.readCPU(now)
 	h.mu.Lock()
-	if now.Sub(h.diskAt) < max(diskPatience, 3*h.every) {
-		f.disk = h.diskPercent
-	}
-	f.response = h.response
-	failures := float64(h.failures)
+	slow := h.slow
 	h.mu.Unlock()
+	f.response = slow.response
+	if now.Sub(slow.diskAt) < max(diskPatience, 3*h.every) {
+		f.disk = slow.disk
+	}
 
 	var changes []activity
 	var causes []string
 	worst := 0
-	for i, v := range []float64{minute, f.memory, f.disk, failures} {
+	for i, v := range []float64{minute, f.memory, f.disk, slow.failures} {
 		a := &h.alarms[i]
 		if a.judge(v) {
 			changes = append(changes, newActivity(now, levels[a.level].activity, a.text))
@@ -541,6 +504,9 @@ func (h *sampler) readCPU(now time.Time) (percent, minute float64) {
 	return h.cpuPercent, t.since(h.cpu[0])
 }
 
+// noLink finds the interfaces that are neither physical nor a container's link.
+var noLink = regexp.MustCompile("^(lo$|docker|veth|br-|virbr|ifb|tun|tap)")
+
 // readNetwork gives the rate of the physical interfaces since the last reading in Mbps; in a
 // container, which has none, that of its links. NaN if no interface has two readings.
 func (h *sampler) readNetwork(now time.Time) float64 {
@@ -552,7 +518,7 @@ func (h *sampler) readNetwork(now time.Time) float64 {
 	for name := range h.net {
 		if _, err := os.Lstat(virtual + name); err != nil && noSys == nil {
 			physical = append(physical, name)
-		} else if !isNoLink(name) {
+		} else if !noLink.MatchString(name) {
 			links = append(links, name)
 		}
 	}
@@ -579,8 +545,15 @@ func (h *sampler) readDisk(now time.Time) {
 	h.complain("disk "+h.disk, err)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.diskAt = now
-	h.diskPercent = usedPercent(float64(st.Blocks), float64(st.Bfree), float64(st.Bavail))
+	h.slow.diskAt = now
+	h.slow.disk = usedPercent(float64(st.Blocks), float64(st.Bfree), float64(st.Bavail))
+}
+
+// probeClient takes a redirect for the answer.
+var probeClient = http.Client{
+	Timeout:       probeTimeout,
+	Transport:     &http.Transport{DisableKeepAlives: true},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
 // readProbe measures one GET of the probed URL with its whole answer; a status of 400 or more
@@ -588,7 +561,7 @@ func (h *sampler) readDisk(now time.Time) {
 func (h *sampler) readProbe(ctx context.Context) {
 	start := time.Now()
 	req, _ := http.NewRequestWithContext(ctx, "GET", h.probe, nil) // the URL was parsed before
-	resp, err := h.client.Do(req)
+	resp, err := probeClient.Do(req)
 	if err == nil {
 		_, err = io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
@@ -603,11 +576,12 @@ func (h *sampler) readProbe(ctx context.Context) {
 	h.complain("probe", err)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.slow.response, h.slow.failures = math.Ceil(took.Seconds()*1000), h.slow.failures+1
 	if err != nil {
-		h.response, h.failures = math.NaN(), h.failures+1
-		return
+		h.slow.response = math.NaN()
+	} else {
+		h.slow.failures = 0
 	}
-	h.response, h.failures = math.Ceil(took.Seconds()*1000), 0
 }
 
 // complain logs when a source of figures begins to fail, and when it is well again.
@@ -659,7 +633,7 @@ func appendSnapshot(b []byte, f figures, feed []activity, now time.Time) []byte 
 	activities, _ := json.Marshal(append([]activity{updated}, feed...)) // strings cannot fail
 	return fmt.Appendf(b, snapshotFormat, f.status, formatUptime(f.uptime),
 		f.at.Format(time.TimeOnly), f.message, formatFigure(f.cpu, "%"),
-		formatFigure(f.memory, "%"), formatFigure(f.disk, "%"), formatNetwork(f.network),
+		formatFigure(f.memory, "%"), formatFigure(f.disk, "%"), formatFigure(f.network, " Mbps"),
 		formatFigure(f.response, "ms"), activities, now.Format(time.TimeOnly))
 }
 
@@ -676,20 +650,14 @@ func newActivity(t time.Time, level, message string) activity {
 	return activity{t.Format(time.TimeOnly), message, level, "activity-" + level}
 }
 
-// formatFigure rounds v to an integer; NaN is "N/A".
+// formatFigure rounds v to an integer, or to tenths where those are under 10 Mbps; NaN is "N/A".
 func formatFigure(v float64, unit string) string {
 	if math.IsNaN(v) {
 		return "N/A"
+	} else if tenths := math.Round(v*10) / 10; unit == " Mbps" && tenths < 10 {
+		return fmt.Sprintf("%.1f Mbps", tenths)
 	}
-	return strconv.Itoa(int(math.Round(v))) + unit
-}
-
-// formatNetwork rounds first and shows one decimal under 10: "0.3 Mbps", "125 Mbps".
-func formatNetwork(mbps float64) string {
-	if tenths := math.Round(mbps*10) / 10; tenths < 10 {
-		return strconv.FormatFloat(tenths, 'f', 1, 64) + " Mbps"
-	}
-	return formatFigure(mbps, " Mbps")
+	return fmt.Sprintf("%.0f%s", math.Round(v), unit)
 }
 
 // formatUptime shows the largest unit and, unless it is zero, the next.
@@ -715,12 +683,10 @@ func plural(n int, unit string) string {
 // A frame is one event, encoded once for all streams. Nobody changes its bytes.
 type frame struct {
 	id      int64
+	at      time.Time
 	bytes   []byte
-	done    chan struct{} // closed when it has been offered to every stream
-	streams int           // that have it; set by then
+	streams int // that have it, once it was offered to all
 }
-
-func newFrame() *frame { return &frame{done: make(chan struct{})} }
 
 var heartbeatBytes = []byte(": heartbeat\n\n")
 
@@ -742,52 +708,29 @@ func appendRetry(b []byte, least, most int) []byte {
 	return fmt.Appendf(b, "retry: %d\n", 1000*least+rand.Intn(1000*(most-least)))
 }
 
-// retryLoop offers the streams that are behind what they are owed, 100 ms after they fell behind
-// and until they are not.
-func (s *SSEServer) retryLoop(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.behind:
-			time.Sleep(retryEvery)
-			s.offerAll(time.Now())
-		}
-	}
-}
-
 // broadcast makes f the newest frame, offers it to every stream, and gives how many have it.
 func (s *SSEServer) broadcast(f *frame) int {
 	s.newest.Store(f)
-	return s.offerAll(time.Now())
+	return s.fanOut(f.at, s.offer)
 }
 
-// offerAll offers every stream what it is owed, and gives how many are up to date then.
-func (s *SSEServer) offerAll(now time.Time) int {
-	return s.fanOut(func(c *SSEConnection) bool { return s.offer(c, now) })
-}
-
-// sweep removes the streams whose client is gone, unless that was done less than age ago.
-func (s *SSEServer) sweep(now time.Time, age time.Duration) {
-	s.mu.Lock()
-	due := now.Sub(s.swept) >= age
-	if due {
-		s.swept = now
+// sweep removes the streams whose client is gone, unless that was done a moment ago.
+func (s *SSEServer) sweep(now time.Time) {
+	last, at := s.swept.Load(), int64(now.Sub(s.started))
+	if at-last < int64(retryEvery) || !s.swept.CompareAndSwap(last, at) {
+		return
 	}
-	s.mu.Unlock()
-	if due {
-		s.fanOut(func(c *SSEConnection) bool {
-			c.mu.Lock()
-			err := discard(c.fd)
-			c.mu.Unlock()
-			return s.remove(c, err)
-		})
-	}
+	s.fanOut(now, func(c *SSEConnection, _ time.Time) bool {
+		c.mu.Lock()
+		err := discard(c.fd)
+		c.mu.Unlock()
+		return s.remove(c, err)
+	})
 }
 
 // fanOut calls each for every stream, on as many workers as there are cores where that pays,
 // and gives how many it was true for.
-func (s *SSEServer) fanOut(each func(*SSEConnection) bool) int {
+func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) bool) int {
 	s.fan.Lock()
 	defer s.fan.Unlock()
 	s.mu.Lock()
@@ -799,7 +742,7 @@ func (s *SSEServer) fanOut(each func(*SSEConnection) bool) int {
 	var next, count atomic.Int64
 	work := func() {
 		for i := next.Add(1); i <= int64(len(s.all)); i = next.Add(1) {
-			if each(s.all[i-1]) {
+			if each(s.all[i-1], now) {
 				count.Add(1)
 			}
 		}
@@ -816,11 +759,12 @@ func (s *SSEServer) fanOut(each func(*SSEConnection) bool) int {
 	return int(count.Load())
 }
 
-// offer gives c what it is owed, and tells whether it is up to date then.
+// offer gives c what it is owed, and tells whether it is up to date then. The streams that are
+// not are tried again together.
 func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
 	current, err := c.offer(s.newest.Load(), s.beats.Load(), now)
-	if !current {
-		signalTo(s.behind)
+	if !current && s.retrying.CompareAndSwap(false, true) {
+		time.AfterFunc(retryEvery, func() { s.retrying.Store(false); s.fanOut(time.Now(), s.offer) })
 	}
 	return !s.remove(c, err) && current
 }
@@ -829,7 +773,7 @@ func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
 func (s *SSEServer) reserve(c *SSEConnection) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopping || len(s.conns) >= s.maxStreams {
+	if s.stopping.Load() || len(s.conns) >= s.maxStreams {
 		return false
 	}
 	s.opened++
@@ -856,14 +800,6 @@ func (s *SSEServer) remove(c *SSEConnection, err error) bool {
 	s.log.Info("stream closed", "stream", c.number, "remote", c.remote, "reason", why, "err", err,
 		"duration", time.Since(c.since), "events", c.events, "streams", n)
 	return true
-}
-
-// closeStreams tells each stream when to come back and closes it; none joins any more.
-func (s *SSEServer) closeStreams() int {
-	s.mu.Lock()
-	s.stopping = true
-	s.mu.Unlock()
-	return s.fanOut(func(c *SSEConnection) bool { return s.remove(c, errStopping) })
 }
 
 var (
@@ -1117,7 +1053,7 @@ func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
 	c := &SSEConnection{fd: notOpen, remote: r.RemoteAddr, since: time.Now(),
 		userAgent: strings.Clone(ua[:min(len(ua), maxUserAgent)])}
 	if !s.reserve(c) {
-		s.sweep(c.since, retryEvery) // makes room where clients are gone
+		s.sweep(c.since) // makes room where clients are gone
 		if !s.reserve(c) {
 			s.refuse(w, r)
 			return
@@ -1144,10 +1080,10 @@ func (s *SSEServer) refuse(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.refused++
 	state := fmt.Sprintf("full, %d streams are open", len(s.conns))
-	if s.stopping {
+	s.mu.Unlock()
+	if s.stopping.Load() {
 		state = "stopping"
 	}
-	s.mu.Unlock()
 	s.log.Warn("stream refused", "remote", r.RemoteAddr, "state", state)
 	h := w.Header()
 	h.Set("Connection", "close")
@@ -1161,15 +1097,10 @@ func (s *SSEServer) refuse(w http.ResponseWriter, r *http.Request) {
 }
 
 // GET /dashboard/trigger-test
-func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
-	f := s.add(newActivity(time.Now(), "info", testMessage))
-	signalTo(s.wake)
-	select {
-	case <-f.done:
-		writeJSON(w, map[string]any{
-			"message": testMessage + " sent", "id": f.id, "streams": f.streams})
-	case <-r.Context().Done():
-	}
+func (s *SSEServer) serveTrigger(w http.ResponseWriter, _ *http.Request) {
+	f := s.deliver(s.add(newActivity(time.Now(), "info", testMessage)))
+	writeJSON(w, map[string]any{
+		"message": testMessage + " sent", "id": f.id, "streams": f.streams})
 }
 
 // GET /health
@@ -1299,13 +1230,6 @@ func parseNetDev(text string) (map[string]uint64, error) {
 	return bytes, nil
 }
 
-// isNoLink tells whether an interface that is not physical is no container's link either.
-func isNoLink(name string) bool {
-	kinds := []string{"docker", "veth", "br-", "virbr", "ifb", "tun", "tap"}
-	is := func(kind string) bool { return strings.HasPrefix(name, kind) }
-	return name == "lo" || slices.ContainsFunc(kinds, is)
-}
-
 // parseUptime reads the first number of /proc/uptime, in seconds; -1 if that fails.
 func parseUptime(text string) (time.Duration, error) {
 	var seconds float64
@@ -1319,15 +1243,6 @@ func parseUptime(text string) (time.Duration, error) {
 // usedPercent rounds up as df(1) does; NaN if the file system has no blocks.
 func usedPercent(blocks, free, available float64) float64 {
 	return math.Ceil(100 * (blocks - free) / (blocks - free + available))
-}
-
-// descriptorLimit is RLIMIT_NOFILE, which Go raises to the hard limit at start.
-func descriptorLimit() int {
-	var l syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l) != nil {
-		return 1024
-	}
-	return int(min(uint64(l.Cur), 1<<20))
 }
 
 // localURL is the listener's URL for a client on this machine.
@@ -1348,16 +1263,17 @@ func originOf(text string) string {
 	return strings.ToLower(u.Scheme + "://" + u.Host)
 }
 
-// every calls step each d until ctx is done.
-func every(ctx context.Context, d time.Duration, step func(now time.Time)) {
-	t := time.NewTicker(d)
+// every calls step after first, and then each d, until ctx is done.
+func every(ctx context.Context, first, d time.Duration, step func(now time.Time)) {
+	t := time.NewTimer(first)
 	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
-			step(time.Now())
+		case now := <-t.C:
+			t.Reset(d)
+			step(now)
 		}
 	}
 }

@@ -158,11 +158,11 @@ func TestStreamThatTakesNothingForThirtySecondsIsClosed(t *testing.T) {
 	c.mu.Lock()
 	since := c.blocked
 	c.mu.Unlock()
-	s.offerAll(since.Add(stallLimit - time.Millisecond))
+	s.fanOut(since.Add(stallLimit - time.Millisecond), s.offer)
 	if n := s.debug(t).Open; n != 2 {
 		t.Fatalf("%d streams are open just before the limit, want 2", n)
 	}
-	s.offerAll(since.Add(stallLimit))
+	s.fanOut(since.Add(stallLimit), s.offer)
 	if d := s.debug(t); d.Open != 1 || d.Closed["stalled"] != 1 {
 		t.Errorf("after the limit %d are open, closed %v", d.Open, d.Closed)
 	}
@@ -469,7 +469,8 @@ func TestBroadcastAllocatesNothingPerStream(t *testing.T) {
 		return testing.AllocsPerRun(100, func() {
 			id++
 			s.broadcast(&frame{id: id, bytes: data})
-			s.sweep(time.Now(), 0)
+			s.swept.Store(-int64(time.Hour))
+			s.sweep(time.Now())
 		})
 	}
 	few, many := allocs(10), allocs(200)
