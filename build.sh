@@ -7,4 +7,4 @@ version=$(git describe --tags --always --dirty 2>/dev/null) || version=dev
 export CGO_ENABLED=0
 go build -trimpath -ldflags "-s -w -X main.version=$version" -o sse-server main.go
 go build -trimpath -ldflags "-s -w -X main.version=$version" -o goclient/sse-client ./goclient
-echo "built ./sse-server ($version): start it and open http://localhost:3001/dashboard/stream"
+echo "built ./sse-server ($version): start it and open http://localhost:3001/"

@@ -1,7 +1,9 @@
 // Command sse-server streams a live dashboard of this host over Server-Sent Events.
 //
+//	GET /                        the page that shows it
 //	GET /dashboard/stream        the stream: one JSON snapshot each interval
 //	GET /dashboard/trigger-test  adds a test activity and broadcasts at once
+//	GET /dashboard/history       the figures of the last ten minutes as JSON
 //	GET /dashboard/debug         the server's state as JSON
 //	GET /health                  OK
 //
@@ -15,6 +17,9 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -45,10 +50,15 @@ import (
 // version is stamped by build.sh (-ldflags "-X main.version=…").
 var version = "dev"
 
+//go:embed dashboard.html
+var page string
+
 const (
 	firstDelay    = 500 * time.Millisecond  // start to first snapshot: rates need two readings
 	minInterval   = 50 * time.Millisecond   // between broadcasts: at most twenty a second
 	sampleEvery   = 2 * time.Second         // between readings where the interval is 0
+	historySpan   = 10 * time.Minute        // of figures that /dashboard/history gives
+	historyStep   = 1900 * time.Millisecond // between two of them, at the least
 	diskPatience  = 10 * time.Second        // an older answer of statfs(2) is no figure any more
 	probeTimeout  = 2 * time.Second         // for one GET of the probed URL
 	retryEvery    = 100 * time.Millisecond  // between tries of a stream that is behind
@@ -260,6 +270,7 @@ type SSEServer struct {
 	past       counters          // of closed streams
 	figures    figures
 	feed       []activity // newest first
+	history    []figures  // oldest first
 }
 
 // newSSEServer takes over l; serve closes it.
@@ -278,7 +289,7 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 // serve runs the server until ctx is done (nil) or its listener fails. When it returns, every
 // stream is closed and every goroutine has ended, but for a statfs(2) that hangs.
 func (s *SSEServer) serve(ctx context.Context) error {
-	s.log.Info("listening", "url", localURL(s.listener)+"/dashboard/stream", "version", version,
+	s.log.Info("listening", "url", localURL(s.listener)+"/", "version", version,
 		"settings", s.inForce)
 	srv := &http.Server{
 		Handler: s, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
@@ -348,6 +359,12 @@ func (s *SSEServer) sample(now time.Time) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.figures = f
+	for len(s.history) > 0 && now.Sub(s.history[0].at) > historySpan {
+		s.history = s.history[1:]
+	}
+	if n := len(s.history); n == 0 || now.Sub(s.history[n-1].at) >= historyStep {
+		s.history = append(s.history, f)
+	}
 	return s.lastID
 }
 
@@ -1014,6 +1031,8 @@ var routes = map[string]struct {
 	methods string
 	serve   func(*SSEServer, http.ResponseWriter, *http.Request)
 }{
+	"/":                       {"GET, HEAD", (*SSEServer).servePage},
+	"/dashboard/history":      {"GET, HEAD", (*SSEServer).serveHistory},
 	"/dashboard/stream":       {"GET", (*SSEServer).serveStream},
 	"/dashboard/trigger-test": {"GET", (*SSEServer).serveTrigger},
 	"/dashboard/debug":        {"GET, HEAD", (*SSEServer).serveDebug},
@@ -1025,6 +1044,7 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Vary", "Origin")
 	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
 	origin := r.Header.Get("Origin")
 	allowed := slices.Contains(s.origins, origin)
 	if allowed {
@@ -1033,7 +1053,7 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rt, ok := routes[r.URL.Path]
 	switch {
 	case !ok:
-		http.Error(w, "Nothing is here: open /dashboard/stream or /dashboard/debug.", 404)
+		http.Error(w, "Nothing is here: the page is /, the stream /dashboard/stream.", 404)
 	case r.Method == "OPTIONS" && allowed:
 		h.Set("Access-Control-Allow-Methods", rt.methods)
 		h.Set("Access-Control-Allow-Headers",
@@ -1045,6 +1065,44 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		rt.serve(s, w, r)
 	}
+}
+
+// pagePolicy allows the page what is written in it, and requests to this server.
+var pagePolicy = "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; " +
+	"form-action 'none'; frame-ancestors 'self'; script-src " + hashOf("script") +
+	"; style-src " + hashOf("style")
+
+// hashOf gives the source expression of the page's one element of that name; see CSP Level 3.
+func hashOf(element string) string {
+	_, text, _ := strings.Cut(page, "<"+element+">")
+	text, _, _ = strings.Cut(text, "</"+element+">")
+	sum := sha256.Sum256([]byte(text))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+}
+
+// GET /
+func (s *SSEServer) servePage(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", pagePolicy)
+	h.Set("Referrer-Policy", "no-referrer")
+	io.WriteString(w, page)
+}
+
+// GET /dashboard/history
+func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	history, streams := slices.Clone(s.history), len(s.conns)
+	s.mu.Unlock()
+	list := make([]string, len(history))
+	for i, f := range history {
+		list[i] = fmt.Sprintf(`{"time":%d,"cpu":%.2f,"memory":%.2f,"disk":%.0f,"network":%.2f,`+
+			`"response_time":%.0f}`, f.at.UnixMilli(), f.cpu, f.memory, f.disk, f.network, f.response)
+	}
+	samples := strings.ReplaceAll(strings.Join(list, ","), "NaN", "null")
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"interval":%g,"streams":%d,"samples":[%s]}`+"\n", s.interval.Seconds(),
+		streams, samples)
 }
 
 // GET /dashboard/stream

@@ -672,7 +672,7 @@ func TestLogHasALineForEachEventOfAStreamsLife(t *testing.T) {
 	time.Sleep(2 * sweepEvery)
 	p.stop(t)
 	for _, want := range []string{
-		`msg=listening url=http://127.0.0.1:\d+/dashboard/stream version=dev settings=.*interval:2s`,
+		`msg=listening url=http://127.0.0.1:\d+/ version=dev settings=.*interval:2s`,
 		`msg="stream opened" stream=1 remote=127.0.0.1:\d+ user_agent=me`,
 		`msg=broadcast id=\d+ streams=1`,
 		`msg=heartbeat streams=1`,
@@ -997,7 +997,7 @@ func startBinary(t testing.TB, environ []string, args ...string) *process {
 			p.mu.Lock()
 			fmt.Fprintln(&p.text, lines.Text())
 			p.mu.Unlock()
-			if m := regexp.MustCompile(`http://([^/]*)/dashboard/stream`).FindStringSubmatch(lines.Text()); m != nil {
+			if m := regexp.MustCompile(`listening.*?http://([^/]*)/`).FindStringSubmatch(lines.Text()); m != nil {
 				select {
 				case addr <- m[1]:
 				default:

@@ -158,7 +158,7 @@ func TestStreamThatTakesNothingForThirtySecondsIsClosed(t *testing.T) {
 	c.mu.Lock()
 	since := c.blocked
 	c.mu.Unlock()
-	s.fanOut(since.Add(stallLimit - time.Millisecond), s.offer)
+	s.fanOut(since.Add(stallLimit-time.Millisecond), s.offer)
 	if n := s.debug(t).Open; n != 2 {
 		t.Fatalf("%d streams are open just before the limit, want 2", n)
 	}

@@ -13,7 +13,7 @@ trap 'exit 1' INT TERM
 ./sse-server -addr 127.0.0.1:0 2>"$tmp/log" &
 jobs=$!
 sleep 1
-url=$(sed -n 's|.*url=\(http://[^ ]*\).*|\1|p' "$tmp/log")
+url=$(sed -n 's|.*url=\(http://[^ ]*\)/ .*|\1/dashboard/stream|p' "$tmp/log")
 
 # one CASE: a row for each figure, the stream's beside the tool's, over the same six seconds.
 compare() {
