@@ -31,6 +31,20 @@ fi
 grep '^ok' "$tmp/tests"
 grep -A 1 -e '^ *--- SKIP' "$tmp/tests" | grep -v '^--$' >"$tmp/skips" || true
 
+say "the page in a browser"
+if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then
+	skipped="$skipped; the page in a browser (no chromium)"
+elif ! (cd pagetest && go mod download) >/dev/null 2>&1; then
+	skipped="$skipped; the page in a browser (its Go modules cannot be had)"
+else
+	(cd pagetest && go vet . && go test -v -count=1 -timeout 10m .) >"$tmp/page" 2>&1 || {
+		grep -v -e '^=== ' -e '--- PASS' "$tmp/page" >&2
+		fail "the page's tests"
+	}
+	grep '^ok' "$tmp/page"
+	grep -A 1 -e '^ *--- SKIP' "$tmp/page" | grep -v '^--$' >>"$tmp/skips" || true
+fi
+
 say "build"
 ./build.sh
 say "smoke test of the real binary"

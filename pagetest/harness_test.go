@@ -1,0 +1,487 @@
+// Package pagetest looks at the server's page in a real Chromium, which it finds on the PATH.
+//
+//	PAGETEST_REQUIRED=1          fail, and do not skip, where there is no Chromium
+//	PAGETEST_LONG=2m             send made-up snapshots for so long, not an hour's 1,800
+//	PAGETEST_SCREENSHOTS=DIR     write pictures of the page into DIR
+//	PAGETEST_SCREENSHOTS_AFTER=… let the server run for so long before (default 20s)
+package pagetest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// patience is how long what must happen may take on a busy machine.
+const patience = 20 * time.Second
+
+var (
+	binary   string          // the server under test
+	chromium context.Context // of the one browser, which all tests share; nil without one
+	missing  string          // why there is none
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	flag.Set("test.parallel", "4") // unless -parallel says otherwise: tests wait most of the time
+	dir, err := os.MkdirTemp("", "pagetest")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "sse-server")
+	build := exec.Command("go", "build", "-o", binary, "main.go")
+	build.Dir = ".."
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "building the server: %v\n%s", err, out)
+		return 1
+	}
+	opts := chromedp.DefaultExecAllocatorOptions[:]
+	if os.Getuid() == 0 {
+		opts = append(opts, chromedp.NoSandbox)
+	}
+	missing = "no Chromium or Chrome on the PATH"
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
+		path, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(opts, chromedp.ExecPath(path))...)
+		defer cancel()
+		ctx, cancel := chromedp.NewContext(alloc)
+		defer cancel()
+		if err := chromedp.Do(ctx); err == nil {
+			chromium = ctx
+		} else {
+			missing = fmt.Sprintf("%s does not start: %v", path, err)
+		}
+		break
+	}
+	return m.Run()
+}
+
+// A server is one process of the binary.
+type server struct {
+	url  string // without a slash at the end
+	args []string
+	cmd  *exec.Cmd
+}
+
+// startServer skips the test where there is no browser to look at the server.
+func startServer(t *testing.T, args ...string) *server {
+	t.Helper()
+	if chromium == nil && os.Getenv("PAGETEST_REQUIRED") != "" {
+		t.Fatal(missing)
+	} else if chromium == nil {
+		t.Skip(missing)
+	}
+	s := &server{args: args}
+	s.start(t, "127.0.0.1:0")
+	t.Cleanup(func() { s.kill() })
+	return s
+}
+
+func (s *server) start(t *testing.T, addr string) {
+	t.Helper()
+	s.cmd = exec.Command(binary, append([]string{"-addr", addr}, s.args...)...)
+	stderr, err := s.cmd.StderrPipe()
+	if err == nil {
+		err = s.cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(chan string, 1)
+	go func() {
+		for lines := bufio.NewScanner(stderr); lines.Scan(); {
+			if m := regexp.MustCompile(`url=(http://[^/]*)/`).FindStringSubmatch(lines.Text()); m != nil {
+				found <- m[1]
+			}
+		}
+		close(found)
+	}()
+	if s.url = <-found; s.url == "" {
+		t.Fatalf("the server on %s did not start", addr)
+	}
+}
+
+// kill ends the server as a crash does; restart starts another one on its port.
+func (s *server) kill() {
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+}
+
+func (s *server) restart(t *testing.T) {
+	t.Helper()
+	s.start(t, strings.TrimPrefix(s.url, "http://"))
+}
+
+type debug struct {
+	Open   int `json:"streams_open"`
+	Opened int `json:"streams_opened"`
+}
+
+func (s *server) debug(t *testing.T) (d debug) {
+	t.Helper()
+	get(t, s.url+"/dashboard/debug", &d)
+	return d
+}
+
+func (s *server) waitForStreams(t *testing.T, want int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d streams are open", want), func() bool { return s.debug(t).Open == want })
+}
+
+func get(t *testing.T, url string, v any) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
+		t.Fatalf("%s: %v", url, err)
+	}
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !is(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never came: %s", what)
+		}
+	}
+}
+
+type snapshot struct {
+	Status struct {
+		Status    string `json:"status"`
+		Uptime    string `json:"uptime"`
+		LastCheck string `json:"last_check"`
+		Message   string `json:"message"`
+	} `json:"system_status"`
+	Metrics    map[string]string `json:"metrics"`
+	Activities []activity        `json:"activities"`
+	Timestamp  string            `json:"timestamp"`
+}
+
+type activity struct {
+	Time    string `json:"time"`
+	Message string `json:"message"`
+	Level   string `json:"level"`
+	Class   string `json:"css_class"`
+}
+
+// madeUp is a snapshot as the server sends it, with these activities after its own.
+func madeUp(cpu string, list ...activity) (s snapshot) {
+	s.Timestamp = time.Now().Format(time.TimeOnly)
+	s.Status.Status, s.Status.Uptime = "online", "2 days, 14 hours"
+	s.Status.LastCheck, s.Status.Message = s.Timestamp, "System running normally"
+	s.Metrics = map[string]string{"cpu": cpu, "memory": "67%", "disk": "23%", "network": "125 Mbps", "response_time": "87ms"}
+	s.Activities = append([]activity{{s.Timestamp, "Dashboard updated", "info", "activity-info"}}, list...)
+	return s
+}
+
+func (s snapshot) json() string {
+	b, _ := json.Marshal(s) // strings cannot fail
+	return string(b)
+}
+
+// follow reads the server's stream; the function that it gives tells the newest snapshot.
+func (s *server) follow(t *testing.T) func() *snapshot {
+	t.Helper()
+	resp, err := http.Get(s.url + "/dashboard/stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	var newest atomic.Pointer[snapshot]
+	go func() {
+		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+				var s snapshot
+				json.Unmarshal([]byte(data), &s)
+				newest.Store(&s)
+			}
+		}
+	}()
+	eventually(t, "a first snapshot", func() bool { return newest.Load() != nil })
+	return newest.Load
+}
+
+// inFront is a proxy before the server: handle may answer for it, or pass the request on to next.
+func (s *server) inFront(t *testing.T, handle func(w http.ResponseWriter, r *http.Request, next http.Handler)) *httptest.Server {
+	t.Helper()
+	target, _ := url.Parse(s.url)
+	next := httputil.NewSingleHostReverseProxy(target)
+	next.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }
+	p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handle(w, r, next) }))
+	t.Cleanup(func() { p.CloseClientConnections(); p.Close() })
+	return p
+}
+
+// A fake is the real server, but for a stream of made-up snapshots and a history without any.
+type fake struct {
+	url    string
+	events chan string
+}
+
+func startFake(t *testing.T) *fake {
+	t.Helper()
+	f := &fake{events: make(chan string)}
+	f.url = startServer(t).inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		switch r.URL.Path {
+		case "/dashboard/history":
+			fmt.Fprint(w, `{"interval":2,"streams":1,"samples":[]}`)
+		case "/dashboard/stream":
+			w.Header().Set("Content-Type", "text/event-stream")
+			fmt.Fprint(w, "retry: 1000\n\n")
+			for {
+				w.(http.Flusher).Flush()
+				select {
+				case e := <-f.events:
+					fmt.Fprint(w, e)
+				case <-r.Context().Done():
+					return
+				}
+			}
+		default:
+			next.ServeHTTP(w, r)
+		}
+	}).URL
+	return f
+}
+
+func (f *fake) send(t *testing.T, at time.Time, data string) {
+	t.Helper()
+	select {
+	case f.events <- fmt.Sprintf("id: %d\ndata: %s\n\n", at.UnixMilli(), data):
+	case <-time.After(patience):
+		t.Fatal("the page does not read its stream")
+	}
+}
+
+// watch runs in each page before its own script.
+const watch = `globalThis.watched = {streams: 0, liveAfter: 0};
+globalThis.EventSource = class extends EventSource { constructor(...a) { super(...a); watched.streams++; } };
+addEventListener("securitypolicyviolation", (e) => console.error("refused by policy:", e.violatedDirective, e.blockedURI));
+new MutationObserver((_, o) => {
+  if (document.body?.dataset.state !== "live") return;
+  watched.liveAfter = performance.now();
+  o.disconnect();
+}).observe(document, {subtree: true, childList: true, attributes: true});`
+
+// A tab shows the page. When it closes, the test fails if there was an error in its console.
+type tab struct {
+	*testing.T
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu       sync.Mutex // guards following
+	problems []string
+	failing  bool // requests may fail: the server is to
+}
+
+// open opens the first tab of a browser profile of its own. The scripts run before the page's.
+func open(t *testing.T, url string, scripts ...string) *tab {
+	t.Helper()
+	return newTab(t, chromium, url, scripts, chromedp.WithNewBrowserContext())
+}
+
+// another opens one more tab beside p.
+func (p *tab) another(url string, scripts ...string) *tab {
+	p.Helper()
+	return newTab(p.T, p.ctx, url, scripts)
+}
+
+func newTab(t *testing.T, parent context.Context, url string, scripts []string, opts ...chromedp.ContextOption) *tab {
+	t.Helper()
+	p := &tab{T: t}
+	p.ctx, p.cancel = chromedp.NewContext(parent, append(opts, chromedp.WithListener(p.listen))...)
+	t.Cleanup(func() {
+		if p.ctx.Err() == nil {
+			p.close()
+		}
+	})
+	if err := chromedp.Do(p.ctx, chromedp.EmulateViewport(1280, 800)); err != nil {
+		t.Fatal(err)
+	}
+	// A tab behind another one counts as seen, too.
+	call(p, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
+	for _, script := range append([]string{watch}, scripts...) {
+		call(p, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: script})
+	}
+	p.do(chromedp.Navigate(url))
+	return p
+}
+
+func (p *tab) listen(event any) {
+	var problem string
+	switch e := event.(type) {
+	case *runtime.EventExceptionThrown:
+		problem = "exception: " + e.ExceptionDetails.Text
+		if x := e.ExceptionDetails.Exception; x != nil {
+			problem += " " + x.Description
+		}
+	case *runtime.EventConsoleAPICalled:
+		if e.Type == runtime.ConsoleAPICalledTypeError || e.Type == runtime.ConsoleAPICalledTypeAssert {
+			for _, a := range e.Args {
+				problem += string(a.Value) + a.Description + " "
+			}
+		}
+	case *log.EventEntryAdded:
+		if e.Entry.Level == log.EntryLevelError {
+			problem = fmt.Sprintf("%s: %s (%s)", e.Entry.Source, e.Entry.Text, e.Entry.URL)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if problem != "" && !(p.failing && strings.HasPrefix(problem, "network: ")) {
+		p.problems = append(p.problems, problem)
+	}
+}
+
+// mayFail says that requests will fail from now on, which Chromium reports as errors.
+func (p *tab) mayFail() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failing = true
+}
+
+// takeProblems gives what went wrong since the last time.
+func (p *tab) takeProblems() (all []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all, p.problems = p.problems, nil
+	return all
+}
+
+func (p *tab) close() {
+	chromedp.Run(p.ctx, chromedp.Evaluate[bool]("true")) // what it reported before is here then
+	p.cancel()
+	for _, problem := range p.takeProblems() {
+		p.Errorf("in the page's console: %s", problem)
+	}
+}
+
+func (p *tab) do(steps ...chromedp.Action[chromedp.Void]) {
+	p.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func call[P, R any](p *tab, cmd cdp.Command[P, R], params P) R {
+	p.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	result, err := chromedp.Call(ctx, cmd, params)
+	if err != nil {
+		p.Fatalf("%s: %v", cmd.Method, err)
+	}
+	return result
+}
+
+// eval gives the value of a JavaScript expression; a promise is waited for.
+func eval[T any](p *tab, expression string) T {
+	p.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, 2*patience)
+	defer cancel()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	if err != nil {
+		p.Fatalf("%s: %v", expression, err)
+	}
+	return v
+}
+
+func (p *tab) text(selector string) string {
+	p.Helper()
+	return eval[string](p, fmt.Sprintf("(document.querySelector(%q)?.textContent ?? 'no such element').trim()", selector))
+}
+
+// waitFor waits until a JavaScript expression is true, and tells how long that took.
+func (p *tab) waitFor(expression string) time.Duration {
+	p.Helper()
+	start := time.Now()
+	for !eval[bool](p, "!!("+expression+")") {
+		if time.Since(start) > patience {
+			p.Fatalf("never came: %s\nthe page is %q and says %q; console: %q", expression, eval[string](p, "document.body.dataset.state"), p.text("#live"), p.takeProblems())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+func (p *tab) waitForState(state string) time.Duration {
+	p.Helper()
+	return p.waitFor(fmt.Sprintf("document.body.dataset.state === %q", state))
+}
+
+// prefer sets media features, such as prefers-color-scheme.
+func (p *tab) prefer(nameAndValue ...string) {
+	p.Helper()
+	var features []*emulation.MediaFeature
+	for i := 0; i < len(nameAndValue); i += 2 {
+		features = append(features, &emulation.MediaFeature{Name: nameAndValue[i], Value: nameAndValue[i+1]})
+	}
+	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features})
+}
+
+// point is one of the page's points.
+type point struct {
+	Time   int64    `json:"time"`
+	CPU    *float64 `json:"cpu"`
+	Memory *float64 `json:"memory"`
+}
+
+// points checks that they are in order, with neither doubles nor two of one sample.
+func (p *tab) points() []point {
+	p.Helper()
+	all := eval[[]point](p, "points")
+	for i := 1; i < len(all); i++ {
+		if d := all[i].Time - all[i-1].Time; d < 1500 {
+			p.Errorf("point %d of %d comes %d ms after the one before", i, len(all), d)
+		}
+	}
+	return all
+}
+
+// activities are those listed, as "time message"; it checks that each is listed once.
+func (p *tab) activities() []string {
+	p.Helper()
+	all := eval[[]string](p, `[...document.querySelectorAll("#activities li")].map((li) =>
+		li.querySelector(".time").textContent.trim() + " " + li.querySelector(".message").textContent.trim())`)
+	seen := map[string]bool{}
+	for _, a := range all {
+		if seen[a] {
+			p.Errorf("%q is listed twice in %q", a, all)
+		}
+		seen[a] = true
+	}
+	return all
+}

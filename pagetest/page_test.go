@@ -1,0 +1,719 @@
+package pagetest
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/accessibility"
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/heapprofiler"
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/cdproto/performance"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+var tiles = []string{"cpu", "memory", "disk", "network", "response_time"}
+
+// Neither this test nor TestAnHourOfSnapshotsLeavesMemoryFlat is parallel: they measure.
+func TestPageIsLiveWithinASecond(t *testing.T) {
+	s := startServer(t)
+	s.follow(t)
+	p := open(t, s.url+"/")
+	p.waitForState("live")
+	took := eval[float64](p, "watched.liveAfter")
+	t.Logf("live %.0f ms after the navigation began", took)
+	if took > 5000 {
+		t.Errorf("the page was live after %.0f ms", took)
+	}
+	if got := p.text("#live"); got != "live" {
+		t.Errorf("beside the dot stands %q", got)
+	}
+}
+
+func TestPageShowsTheStreamsValues(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1s")
+	newest := s.follow(t)
+	p := open(t, s.url+"/")
+	p.waitForState("live")
+	last, equal, end := "", 0, time.Now().Add(patience)
+	for equal < 3 {
+		want := newest()
+		got := eval[map[string]string](p, `Object.fromEntries([
+			...["cpu", "memory", "disk", "network", "response_time"].map((id) => [id, "#" + id + " .value"]),
+			...["status", "message", "uptime", "checked"].map((id) => [id, "#" + id]),
+		].map(([id, selector]) => [id, document.querySelector(selector).textContent.trim()]).concat([["title", document.title.split(" · ", 2).join(" · ")]]))`)
+		status := strings.ToUpper(want.Status.Status[:1]) + want.Status.Status[1:]
+		all := map[string]string{"status": status, "message": want.Status.Message, "uptime": want.Status.Uptime,
+			"checked": want.Status.LastCheck, "title": status + " · CPU " + want.Metrics["cpu"]}
+		maps.Copy(all, want.Metrics)
+		differs := ""
+		for id, w := range all {
+			if got[id] != w {
+				differs = fmt.Sprintf("%s is %q, want %q", id, got[id], w)
+			}
+		}
+		if differs == "" && want.Timestamp != last {
+			last = want.Timestamp
+			equal++
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the page coincided with the stream %d times; last, %s", equal, differs)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func TestTestBroadcastAppearsOnce(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := open(t, s.url+"/")
+	p.waitForState("live")
+	for i := 0; i < 3; i++ {
+		p.do(chromedp.Click(chromedp.CSS("#test")))
+		p.waitFor(`/broadcast/i.test(document.querySelector("#answer").textContent)`)
+		p.waitFor(`document.querySelector("#activities li .message")?.textContent.trim() === "Test broadcast"`)
+		time.Sleep(1100 * time.Millisecond) // the next one has another time
+	}
+	all := strings.Join(p.activities(), "\n")
+	if n := strings.Count(all, "Test broadcast"); n != 1 || strings.Contains(all, "Dashboard updated") {
+		t.Errorf("the test broadcast is listed %d times in\n%s", n, all)
+	}
+	if got := eval[string](p, `document.querySelector("#activities").getAttribute("role")`); got != "log" {
+		t.Errorf("the role of the activities is %q", got)
+	}
+}
+
+func TestAlarmIsToldInWords(t *testing.T) {
+	t.Parallel()
+	p := open(t, startServer(t, "-interval", "500ms", "-probe", failing(t)).url+"/")
+	p.waitFor(`document.querySelector("#status").textContent.trim() === "Critical"`)
+	p.waitFor(`document.querySelectorAll("#activities li").length >= 2`)
+	if got := eval[string](p, "document.title"); !strings.HasPrefix(got, "Critical · CPU ") {
+		t.Errorf("the title is %q", got)
+	}
+	levels := eval[[]string](p, `[...document.querySelectorAll("#activities li .level")].map((e) => e.textContent.trim().toLowerCase())`)
+	if want := []string{"error", "warning"}; !slices.Equal(levels, want) {
+		t.Errorf("the levels in words are %q, want %q", levels, want)
+	}
+	if got := p.activities(); !regexp.MustCompile(`\([3-9] in a row`).MatchString(got[0]) {
+		t.Errorf("the newest activity is not first: %q", got)
+	}
+}
+
+// failing is the URL of a health check that fails.
+func failing(t *testing.T) string {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func TestHistoryIsDrawnAtOnceAndContinued(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms")
+	var before struct{ Samples []point }
+	eventually(t, "some history", func() bool {
+		get(t, s.url+"/dashboard/history", &before)
+		return len(before.Samples) >= 4
+	})
+	p := open(t, s.url+"/")
+	p.waitFor(fmt.Sprintf("points.length >= %d", len(before.Samples)))
+	first := p.points()
+	if d := time.UnixMilli(first[len(first)-1].Time).Sub(time.UnixMilli(before.Samples[len(before.Samples)-1].Time)); d > 5*time.Second {
+		t.Errorf("the history was there after %v", d)
+	}
+	for _, want := range before.Samples {
+		i := slices.IndexFunc(first, func(got point) bool { return got.Time == want.Time })
+		if i < 0 || number(first[i].CPU) != number(want.CPU) || number(first[i].Memory) != number(want.Memory) {
+			t.Errorf("the page lacks the sample of %d: it has %d of %d", want.Time, len(first), len(before.Samples))
+		}
+	}
+	p.waitFor(`[...document.querySelectorAll(".line")].every((e) => e.getContext
+		? e.getContext("2d").getImageData(0, 0, e.width, e.height).data.some((v) => v)
+		: e.querySelector("path[d], polyline[points]"))`)
+	p.waitFor(fmt.Sprintf("points.length >= %d", len(first)+3))
+	if d := p.points(); d[0].Time != first[0].Time || d[len(d)-1].Time <= first[len(first)-1].Time {
+		t.Error("the points that follow do not continue the history")
+	}
+	second := p.another(s.url + "/")
+	second.waitFor(fmt.Sprintf("points.length >= %d", len(first)))
+	if got := second.points(); got[0].Time != first[0].Time {
+		t.Error("a second tab has no history")
+	}
+}
+
+func number(v *float64) float64 {
+	if v == nil {
+		return -1
+	}
+	return *v
+}
+
+func TestSevenTabsCostOneStreamAndAnotherTakesOver(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms")
+	tabs := []*tab{open(t, s.url+"/")}
+	for len(tabs) < 7 {
+		tabs = append(tabs, tabs[0].another(s.url+"/"))
+	}
+	// The first one owns the browser profile, so it is not the one to close.
+	holder := func() int {
+		i := -1
+		for j, p := range tabs {
+			if eval[bool](p, "holder") {
+				if i >= 0 {
+					t.Fatal("two tabs hold the stream")
+				}
+				i = j
+			}
+		}
+		return i
+	}
+	check := func() {
+		t.Helper()
+		var checked []string
+		for _, p := range tabs {
+			p.waitForState("live")
+			checked = append(checked, p.text("#checked"))
+		}
+		for i, p := range tabs {
+			p.waitFor(fmt.Sprintf(`document.querySelector("#checked").textContent.trim() !== %q`, checked[i]))
+			p.waitForState("live")
+		}
+		s.waitForStreams(t, 1)
+		eventually(t, "one tab holds the stream", func() bool { return holder() >= 0 })
+	}
+	check()
+	for range 2 {
+		i := holder()
+		if i == 0 {
+			tabs[0].do(chromedp.Navigate("about:blank"))
+		} else {
+			tabs[i].close()
+		}
+		tabs = slices.Delete(tabs, i, i+1)
+		check()
+	}
+}
+
+func TestStreamClosesWithThePage(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := open(t, s.url+"/")
+	p.waitForState("live")
+	s.waitForStreams(t, 1)
+	// As a browser does that keeps the page for the way back; this one may or may not.
+	eval[bool](p, `dispatchEvent(new PageTransitionEvent("pagehide", {persisted: true}))`)
+	s.waitForStreams(t, 0)
+	eval[bool](p, `dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true}))`)
+	s.waitForStreams(t, 1)
+	p.do(chromedp.Navigate("about:blank"))
+	start := time.Now()
+	s.waitForStreams(t, 0)
+	t.Logf("the server knew after %v", time.Since(start).Round(time.Millisecond))
+	p.do(chromedp.NavigateBack())
+	p.waitForState("live")
+	s.waitForStreams(t, 1)
+}
+
+func TestRestartOfTheServer(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms", "-probe", failing(t))
+	p := open(t, s.url+"/")
+	p.waitFor(`document.querySelectorAll("#activities li").length >= 2 && points.length >= 2`)
+	eval[bool](p, "globalThis.loadedOnce = true")
+	p.mayFail()
+	s.kill()
+	t.Logf("disconnected %v after the server was killed", p.waitForState("disconnected").Round(time.Millisecond))
+	if got := p.text("#live"); !regexp.MustCompile(`^disconnected since \d\d:\d\d:\d\d, trying again`).MatchString(got) {
+		t.Errorf("beside the dot stands %q", got)
+	}
+	if got := p.text("#memory .value"); !strings.HasSuffix(got, "%") {
+		t.Errorf("the value of memory became %q", got)
+	}
+	points, activities := p.points(), p.activities()
+	time.Sleep(time.Second) // so that the new server's activities have other times
+	s.restart(t)
+	t.Logf("live %v after the server was restarted", p.waitForState("live").Round(time.Millisecond))
+	p.waitFor(fmt.Sprintf("points.at(-1).time > %d", points[len(points)-1].Time+2000))
+	if got := p.points(); got[0].Time != points[0].Time {
+		t.Error("the line began anew")
+	}
+	p.waitFor(fmt.Sprintf(`document.querySelectorAll("#activities li").length >= %d`, len(activities)+2))
+	if got := p.activities(); !slices.Equal(got[len(got)-len(activities):], activities) {
+		t.Errorf("before the restart there were %q, then %q", activities, got)
+	}
+	if !eval[bool](p, "globalThis.loadedOnce") {
+		t.Error("the page was reloaded")
+	}
+	s.waitForStreams(t, 1)
+}
+
+func TestStalledServerIsStaleAndRecovers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms")
+	p := open(t, s.url+"/")
+	p.waitForState("live")
+	p.mayFail()
+	s.cmd.Process.Signal(syscall.SIGSTOP)
+	t.Logf("stale %v after the server was stopped", p.waitForState("stale").Round(time.Millisecond))
+	if got := p.text("#live"); !regexp.MustCompile(`^stale since \d\d:\d\d:\d\d`).MatchString(got) {
+		t.Errorf("beside the dot stands %q", got)
+	}
+	s.cmd.Process.Signal(syscall.SIGCONT)
+	p.waitForState("live")
+
+	streams := eval[int](p, "watched.streams")
+	opened := s.debug(t).Opened
+	s.cmd.Process.Signal(syscall.SIGSTOP)
+	took := p.waitFor(fmt.Sprintf("watched.streams > %d", streams))
+	t.Logf("a new stream %v after the server was stopped", took.Round(time.Millisecond))
+	s.cmd.Process.Signal(syscall.SIGCONT)
+	p.waitForState("live")
+	s.waitForStreams(t, 1)
+	if got := s.debug(t).Opened; got <= opened {
+		t.Error("the page opened no new stream")
+	}
+}
+
+func TestProxyErrorEndsNothingForEver(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	var broken atomic.Bool
+	proxy := s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if broken.Load() && r.URL.Path == "/dashboard/stream" {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	p := open(t, proxy.URL+"/")
+	p.waitForState("live")
+	p.mayFail()
+	streams := eval[int](p, "watched.streams")
+	broken.Store(true)
+	proxy.CloseClientConnections()
+	p.waitForState("disconnected")
+	p.waitFor(fmt.Sprintf("watched.streams >= %d", streams+3))
+	if !eval[bool](p, `(() => {
+		const before = watched.streams;
+		dispatchEvent(new Event("online"));
+		return watched.streams > before;
+	})()`) {
+		t.Error("the page waits on, although the computer has a network again")
+	}
+	broken.Store(false)
+	p.waitForState("live")
+	last := eval[int64](p, "points.at(-1).time")
+	p.waitFor(fmt.Sprintf("points.at(-1).time > %d", last))
+	for i, all := 1, p.points(); i < len(all); i++ {
+		if d := all[i].Time - all[i-1].Time; d > 5000 {
+			t.Errorf("the line has a gap of %d ms that the server's history fills", d)
+		}
+	}
+	s.waitForStreams(t, 1)
+}
+
+func TestActivityTextStaysText(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	p := open(t, f.url+"/")
+	const img = `<img src=x onerror="globalThis.hacked = true">`
+	bad := madeUp(img, activity{img, img, img, `" onclick="hacked = true"` + img}, activity{"<b>", "</li></ol>" + img, "</span>", "activity-error"})
+	bad.Status.Status, bad.Status.Message, bad.Status.Uptime, bad.Status.LastCheck, bad.Timestamp = img, img, img, img, img
+	for _, id := range tiles {
+		bad.Metrics[id] = img
+	}
+	f.send(t, time.Now(), bad.json())
+	p.waitFor(fmt.Sprintf(`document.querySelector("#activities li .message")?.textContent === %q`, img))
+	for _, selector := range []string{"#cpu .value", "#response_time .value", "#message", "#activities li .level"} {
+		if got := p.text(selector); !strings.EqualFold(got, img) {
+			t.Errorf("%s shows %q", selector, got)
+		}
+	}
+	if got := p.activities(); len(got) != 2 || !strings.Contains(got[1], "</li></ol><img") {
+		t.Errorf("the activities are %q", got)
+	}
+	at := time.Now()
+	send := func(data string) {
+		at = at.Add(time.Second) // no two have the same id
+		f.send(t, at, data)
+	}
+	for i, data := range []string{`{}`, `null`, `[]`, `7`, `"<img>"`, `{`, `{"system_status":null,"metrics":7,"activities":"x"}`,
+		`{"system_status":{"status":5,"message":{},"uptime":null},"metrics":{"cpu":{},"memory":[1],"disk":-1e400,"network":true},"activities":[null,1,[],{"time":{},"message":7},{}],"timestamp":{}}`,
+		`{"system_status":"x","metrics":[],"activities":{"length":3}}`} {
+		good := fmt.Sprintf("%d%%", 20+i)
+		send(data)
+		send(madeUp(good).json())
+		p.waitFor(fmt.Sprintf(`document.querySelector("#cpu .value").textContent.trim() === %q`, good))
+		p.waitForState("live")
+	}
+	if eval[bool](p, `!!globalThis.hacked || document.querySelectorAll("img, [onclick]").length > 0`) {
+		t.Error("text of the stream became HTML")
+	}
+}
+
+func TestPageWorksBehindAPathPrefix(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms")
+	proxy := s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if !strings.HasPrefix(r.URL.Path, "/some/prefix/") {
+			t.Errorf("the page asks for %s", r.URL.Path)
+		}
+		http.StripPrefix("/some/prefix", next).ServeHTTP(w, r)
+	})
+	p := open(t, proxy.URL+"/some/prefix/")
+	p.waitForState("live")
+	p.waitFor("points.length > 0")
+	p.do(chromedp.Click(chromedp.CSS("#test")))
+	p.waitFor(`/broadcast/i.test(document.querySelector("#answer").textContent)`)
+}
+
+// The README's listen and its ten lines, in a page of another origin.
+func TestReadmesPageOfItsOwnShowsTheStream(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(language string) string {
+		m := regexp.MustCompile("(?s)```" + language + "\n(.*?)```").FindSubmatch(readme)
+		if m == nil {
+			t.Fatalf("the README has no %s block", language)
+		}
+		return string(m[1])
+	}
+	var stream string
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<!doctype html><link rel="icon" href="data:,"><script>%s</script>%s`, block("js"),
+			strings.ReplaceAll(block("html"), "http://localhost:3001", stream))
+	}))
+	t.Cleanup(other.Close)
+	s := startServer(t, "-interval", "500ms", "-probe", failing(t), "-origins", other.URL)
+	var broken atomic.Bool
+	proxy := s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if broken.Load() {
+			w.Header().Set("Access-Control-Allow-Origin", "*")
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	stream = proxy.URL
+	p := open(t, other.URL)
+	p.waitFor(`document.querySelector("#status").textContent.startsWith("critical: Health probe failed")`)
+	p.waitFor(`/^CPU \d+%, memory \d+%, response N\/A$/.test(document.querySelector("#figures").textContent)`)
+	p.waitFor(`[...document.querySelectorAll("#activities .activity-error")].some((e) => /[3-9] in a row/.test(e.textContent))`)
+	p.mayFail()
+	broken.Store(true)
+	proxy.CloseClientConnections()
+	p.waitFor("watched.streams >= 3")
+	broken.Store(false)
+	p.waitFor(`(document.querySelector("#status").textContent = "", true)`)
+	p.waitFor(`document.querySelector("#status").textContent.startsWith("critical")`)
+}
+
+// Each other test fails at such a problem, too; this one shows that problems are seen.
+func TestNoErrorAndNoPolicyViolation(t *testing.T) {
+	t.Parallel()
+	p := open(t, startServer(t, "-interval", "500ms").url+"/")
+	p.waitForState("live")
+	p.do(chromedp.Click(chromedp.CSS("#test")))
+	p.waitFor(`document.querySelector("#activities li")`)
+	if got := p.takeProblems(); len(got) > 0 {
+		t.Errorf("the page's console has %q", got)
+	}
+	eval[bool](p, `document.body.insertAdjacentHTML("beforeend", '<i onclick="1" style="color: red"></i>'), setTimeout(() => nowhere), true`)
+	all := ""
+	eventually(t, "a violation and an exception are seen", func() bool {
+		all += strings.Join(p.takeProblems(), "\n")
+		return strings.Contains(all, "refused by policy") && strings.Contains(all, "nowhere is not defined")
+	})
+}
+
+func TestNoHorizontalScrollFromANarrowToAWideScreen(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	p := open(t, f.url+"/")
+	now := time.Now()
+	s := madeUp("100%", activity{"15:04:05", strings.Repeat("unbreakable", 20), "warning", "activity-warning"})
+	s.Status.Message, s.Status.Uptime = strings.Repeat("CPU at 99% over the last minute; ", 5), "1000 days, 23 hours"
+	s.Metrics["network"], s.Metrics["response_time"] = "123456 Mbps", "12345ms"
+	f.send(t, now, s.json())
+	p.waitForState("live")
+	for _, width := range []int64{320, 375, 768, 1280, 2560} {
+		p.do(chromedp.EmulateViewport(width, 900))
+		if d := eval[int](p, `document.scrollingElement.scrollWidth - document.documentElement.clientWidth`); d > 0 {
+			t.Errorf("at %d px the page is %d px too wide", width, d)
+		}
+		cut := eval[[]string](p, `[...document.querySelectorAll("body *")].filter((e) => e.checkVisibility({visibilityProperty: true, opacityProperty: true})
+			&& (e.getBoundingClientRect().right > innerWidth + 1 || e.clientWidth > 1 && e.scrollWidth > e.clientWidth + 1)).map((e) => e.outerHTML.slice(0, 80))`)
+		if len(cut) > 0 {
+			t.Errorf("at %d px these stand over an edge: %q", width, cut)
+		}
+	}
+}
+
+func TestAnHourOfSnapshotsLeavesMemoryFlat(t *testing.T) {
+	const rate = 200 // a second
+	n := 1800
+	if d, err := time.ParseDuration(os.Getenv("PAGETEST_LONG")); err == nil {
+		n = max(n, int(d.Seconds()*rate))
+	}
+	f := startFake(t)
+	p := open(t, f.url+"/")
+	p.waitFor("watched.streams === 1")
+	call(p, performance.Enable, performance.EnableParams{})
+	measure := func(i int) (nodes, heap float64) {
+		p.waitFor(fmt.Sprintf(`document.querySelector("#activities li .message")?.textContent.trim() === "Activity %d"`, i))
+		p.waitFor(`!document.querySelector("#activities .new")`) // no timer holds what is gone
+		call(p, heapprofiler.CollectGarbage, cdp.Empty{})
+		for _, m := range call(p, performance.GetMetrics, cdp.Empty{}).Metrics {
+			switch m.Name {
+			case "Nodes":
+				nodes = m.Value
+			case "JSHeapUsedSize":
+				heap = m.Value
+			}
+		}
+		return nodes, heap
+	}
+	// Made-up time ends at about now, and the pause of the first measurement is in it.
+	start := time.Now().Add(-time.Duration(n) * 2 * time.Second)
+	var feed []activity
+	var nodes, heap float64
+	tick := time.NewTicker(time.Second / rate)
+	defer tick.Stop()
+	for i := 1; i <= n; i++ {
+		at := start.Add(time.Duration(i) * 2 * time.Second)
+		feed = slices.Insert(feed, 0, activity{at.Format(time.TimeOnly), fmt.Sprintf("Activity %d", i), "info", "activity-info"})
+		feed = feed[:min(len(feed), 10)]
+		f.send(t, at, madeUp(fmt.Sprintf("%d%%", i%101), feed...).json())
+		<-tick.C
+		if i == n/10 {
+			nodes, heap = measure(i)
+		}
+	}
+	gotNodes, gotHeap := measure(n)
+	t.Logf("%d snapshots; nodes %.0f, then %.0f; heap %.2f MB, then %.2f MB", n, nodes, gotNodes, heap/1e6, gotHeap/1e6)
+	if gotNodes > 1.1*nodes+50 {
+		t.Errorf("the document grew from %.0f nodes to %.0f", nodes, gotNodes)
+	}
+	if gotHeap > 1.5*heap+2e6 {
+		t.Errorf("the heap grew from %.0f bytes to %.0f", heap, gotHeap)
+	}
+	if got := len(p.activities()); got != 100 {
+		t.Errorf("%d activities are listed, want 100", got)
+	}
+	if got := len(p.points()); got < 100 || got > 400 {
+		t.Errorf("the lines have %d points", got)
+	}
+}
+
+func TestAccessibilityTreeNamesEverything(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms", "-probe", failing(t))
+	p := open(t, s.url+"/")
+	p.waitFor(`document.querySelectorAll("#activities li").length >= 2 && points.length > 0`)
+	call(p, accessibility.Enable, cdp.Empty{})
+	count := map[string]int{}
+	for _, n := range call(p, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{}).Nodes {
+		if n.Ignored {
+			continue
+		}
+		var role, name string
+		json.Unmarshal(n.Role.Value, &role)
+		if n.Name != nil {
+			json.Unmarshal(n.Name.Value, &name)
+		}
+		count[role]++
+		switch role {
+		case "button", "graphics-document", "image", "img", "Canvas", "region", "log", "meter", "progressbar", "slider", "heading", "RootWebArea":
+			if strings.TrimSpace(name) == "" {
+				t.Errorf("a %s has no name", role)
+			}
+		}
+	}
+	headings := eval[int](p, `document.querySelectorAll("h1").length`)
+	if count["main"] != 1 || count["log"] != 1 || count["button"] < 1 || headings != 1 {
+		t.Errorf("there are %d h1 and, by role, %v", headings, count)
+	}
+	if got := eval[string](p, "document.documentElement.lang"); got == "" {
+		t.Error("the document has no language")
+	}
+}
+
+func TestAxeFindsNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms")
+	alarmed := startServer(t, "-interval", "500ms", "-probe", failing(t))
+	dir := t.TempDir()
+	out, err := exec.Command("npm", "install", "--prefix", dir, "--no-save", "--silent", "--prefer-offline",
+		"--fetch-retries=0", "--fetch-timeout=10000", "axe-core@4.14.1").CombinedOutput()
+	axe, readErr := os.ReadFile(filepath.Join(dir, "node_modules/axe-core/axe.min.js"))
+	if err != nil || readErr != nil {
+		t.Skipf("axe-core cannot be had: %v %s", err, out)
+	}
+	p := open(t, s.url+"/")
+	check := func(state string) {
+		t.Helper()
+		for _, scheme := range []string{"light", "dark"} {
+			p.prefer("prefers-color-scheme", scheme, "prefers-reduced-motion", "reduce")
+			time.Sleep(300 * time.Millisecond)
+			for _, v := range eval[[]string](p, `axe.run(document, {resultTypes: ["violations"]}).then((r) => r.violations.map((v) =>
+				v.id + ": " + v.help + "\n" + v.nodes.map((n) => n.target + ": " + n.failureSummary).join("\n")))`) {
+				t.Errorf("%s, %s: %s", state, scheme, v)
+			}
+		}
+	}
+	eval[bool](p, string(axe)+"; true")
+	p.waitForState("live")
+	check("live")
+	p.do(chromedp.Navigate(alarmed.url + "/"))
+	eval[bool](p, string(axe)+"; true")
+	p.waitFor(`document.querySelectorAll("#activities li").length >= 2`)
+	check("alarmed")
+	p.mayFail()
+	alarmed.cmd.Process.Signal(syscall.SIGSTOP)
+	p.waitForState("stale")
+	check("stale")
+	alarmed.kill()
+	p.waitForState("disconnected")
+	check("disconnected")
+}
+
+func TestScreenshots(t *testing.T) {
+	t.Parallel()
+	dir := os.Getenv("PAGETEST_SCREENSHOTS")
+	if dir == "" {
+		t.Skip("PAGETEST_SCREENSHOTS names no directory")
+	}
+	s := startServer(t)
+	alarmed := startServer(t, "-probe", failing(t))
+	wait, err := time.ParseDuration(os.Getenv("PAGETEST_SCREENSHOTS_AFTER"))
+	if err != nil {
+		wait = 20 * time.Second
+	}
+	time.Sleep(wait)
+	shoot := func(p *tab, name string, width, height int64, scale float64, shot chromedp.Action[[]byte]) {
+		t.Helper()
+		p.do(chromedp.EmulateViewport(width, height, chromedp.EmulateScale(scale)))
+		time.Sleep(3 * time.Second) // what is new stands out for a moment
+		png, err := chromedp.Run(p.ctx, shot)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	screen, whole := chromedp.CaptureScreenshot(), chromedp.FullScreenshot(100)
+	p := open(t, s.url+"/")
+	p.waitForState("live")
+	p.do(chromedp.Click(chromedp.CSS("#test")))
+	shoot(p, "light", 1280, 960, 2, screen)
+	shoot(p, "narrow", 320, 700, 2, whole)
+	shoot(p, "wide", 2560, 1440, 1, screen)
+	p.prefer("prefers-color-scheme", "dark")
+	shoot(p, "dark", 1280, 960, 2, screen)
+	p.prefer("prefers-color-scheme", "light")
+	p.do(chromedp.Navigate(alarmed.url + "/"))
+	p.waitForState("live")
+	shoot(p, "alarmed", 1280, 960, 2, screen)
+	p.mayFail()
+	alarmed.kill()
+	p.waitForState("disconnected")
+	shoot(p, "disconnected", 1280, 960, 2, screen)
+}
+
+// tips are the texts of the tips that are visible.
+const tips = `[...document.querySelectorAll(".tip")].filter((e) => e.checkVisibility({visibilityProperty: true, opacityProperty: true})
+	&& e.getClientRects().length).map((e) => e.textContent.trim())`
+
+var tipPattern = regexp.MustCompile(`\d\s?%.*\d\d:\d\d:\d\d|\d\d:\d\d:\d\d.*\d\s?%`)
+
+func (p *tab) mustTip(how string) {
+	p.Helper()
+	p.waitFor(tips + ".length > 0")
+	if got := eval[[]string](p, tips); len(got) != 1 || !tipPattern.MatchString(got[0]) {
+		p.Errorf("%s a line shows %q, want one value with its time", how, got)
+	}
+}
+
+func TestKeyboardReachesEverything(t *testing.T) {
+	t.Parallel()
+	p := open(t, startServer(t, "-interval", "500ms").url+"/")
+	p.waitFor("points.length >= 3") // CPU has no value in the first
+	reached := map[string]bool{}
+	for range 15 {
+		p.do(chromedp.KeyEvent(kb.Tab))
+		id := eval[string](p, `(document.activeElement.closest("#test, #activities, `+"#"+strings.Join(tiles, ", #")+`") ?? document.activeElement).id`)
+		reached[id] = true
+		if id == "cpu" || id == "memory" {
+			p.do(chromedp.KeyEvent(kb.ArrowLeft))
+			p.mustTip("an arrow key on")
+		}
+	}
+	for _, id := range append([]string{"test"}, tiles...) {
+		if !reached[id] {
+			t.Errorf("Tab does not reach #%s: only %v", id, reached)
+		}
+	}
+	p.waitFor(tips + ".length === 0")
+	eval[bool](p, `document.querySelector("#test").focus(), true`)
+	p.do(chromedp.KeyEvent(kb.Enter))
+	p.waitFor(`/broadcast/i.test(document.querySelector("#answer").textContent)`)
+}
+
+func TestPointingAtALineShowsItsValueAndTime(t *testing.T) {
+	t.Parallel()
+	p := open(t, startServer(t, "-interval", "500ms").url+"/")
+	p.waitFor("points.length >= 2")
+	middle := eval[[]float64](p, `(() => {
+		const line = document.querySelector("#memory .line");
+		line.scrollIntoView();
+		const r = line.getBoundingClientRect();
+		return [r.x + r.width / 2, r.y + r.height / 2];
+	})()`)
+	p.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, middle[0], middle[1]))
+	p.mustTip("pointing at")
+	p.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, 1, 1))
+	p.waitFor(tips + ".length === 0")
+	call(p, input.DispatchTouchEvent, input.DispatchTouchEventParams{Type: input.DispatchTouchEventTypeTouchStart,
+		TouchPoints: []*input.TouchPoint{{X: middle[0], Y: middle[1]}}})
+	p.mustTip("touching")
+}
+
+func TestWithoutWebLocksAHiddenTabHasNoStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms")
+	const noLocks = `delete Navigator.prototype.locks`
+	first := open(t, s.url+"/", noLocks)
+	second := first.another(s.url+"/", noLocks)
+	first.waitForState("live")
+	second.waitForState("live")
+	s.waitForStreams(t, 2)
+	eval[bool](second, `Object.defineProperty(document, "hidden", {get: () => true, configurable: true}),
+		Object.defineProperty(document, "visibilityState", {get: () => "hidden", configurable: true}),
+		document.dispatchEvent(new Event("visibilitychange"))`)
+	s.waitForStreams(t, 1)
+	eval[bool](second, `delete document.hidden, delete document.visibilityState, document.dispatchEvent(new Event("visibilitychange"))`)
+	s.waitForStreams(t, 2)
+	second.waitForState("live")
+	first.waitForState("live")
+}
