@@ -222,12 +222,12 @@ func TestChangeOfLevelIsOneActivityAndNamesItsCause(t *testing.T) {
 	if f := minute(80); f.status != "degraded" || f.message != "CPU at 80% over the last minute" {
 		t.Errorf("at 80%%: %s, %q", f.status, f.message)
 	}
-	h.slow.failures = 3
+	h.failures = 3
 	if f := minute(81); f.status != "critical" ||
 		f.message != "CPU at 81% over the last minute; Health probe failed (3 in a row)" {
 		t.Errorf("with a dead probe: %s, %q", f.status, f.message)
 	}
-	h.slow.failures = 0
+	h.failures = 0
 	if f := minute(10); f.status != "online" || f.message != "System running normally" {
 		t.Errorf("at 10%%: %s, %q", f.status, f.message)
 	}
@@ -351,7 +351,7 @@ func TestFigureThatIsGoneIsNoCauseAnyMore(t *testing.T) {
 	h := testSampler(t)
 	h.proc = t.TempDir() // no other figure
 	now := time.Now()
-	h.slow.disk, h.slow.diskAt = 99, now
+	h.used, h.usedAt = 99, now
 	if f, _ := h.sample(now); f.status != "critical" || !strings.Contains(f.message, "Disk at 99%") {
 		t.Errorf("%s, %q", f.status, f.message)
 	}
@@ -468,7 +468,7 @@ func seed(f *testing.F, name string) {
 
 func snapshotOf(t testing.TB, f figures) snapshot {
 	t.Helper()
-	return event{data: appendSnapshot(nil, f, nil, time.Now())}.snapshot(t)
+	return event{data: []byte(formatSnapshot(f, nil, time.Now()))}.snapshot(t)
 }
 
 func testSampler(t testing.TB, args ...string) *sampler {

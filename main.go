@@ -8,8 +8,7 @@
 //	GET /health                  OK
 //
 // Each setting is a flag and an environment variable (-interval, SSE_INTERVAL); -h lists them.
-// SIGINT and SIGTERM close the listener and every stream and end the server with status 0
-// within two seconds; a second signal ends it at once.
+// SIGINT and SIGTERM end the server and every stream within two seconds, a second one at once.
 //
 // The file reads in the order in which data flows: settings, life cycle, SSEServer and its
 // loops, sampler, snapshot, frame, broadcast, SSEConnection, handlers, parsers.
@@ -38,7 +37,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -64,20 +62,23 @@ const (
 	retryEvery    = 100 * time.Millisecond  // between tries of a stream that is behind
 	sweepEvery    = 1500 * time.Millisecond // between looks whether a client is gone
 	stallLimit    = 30 * time.Second        // a stream that takes nothing for so long is closed
-	vanishLimit   = 45 * time.Second        // TCP_USER_TIMEOUT: not acknowledged for so long
 	headerTimeout = 5 * time.Second         // for a request's head
 	shortTimeout  = 10 * time.Second        // for a whole request; streams are out of its sight
 	stopPatience  = 800 * time.Millisecond  // for short requests at shutdown
 	flushPatience = 300 * time.Millisecond  // for the log's reader at the end
 
+	vanishLimit  = 45000    // ms, TCP_USER_TIMEOUT: not acknowledged for so long
 	maxHeader    = 16 << 10 // bytes of request line and headers
 	sendBuffer   = 64 << 10 // bytes, SO_SNDBUF of a stream
 	recvBuffer   = 4 << 10  // bytes, SO_RCVBUF of a stream: what a client sends is thrown away
 	maxLog       = 16 << 10 // lines of the log that wait for its reader
-	maxUserAgent = 128      // bytes kept of a User-Agent header
+	maxUserAgent = 128      // characters kept of a User-Agent header
 	maxListed    = 100      // open streams that /dashboard/debug lists
 	feedLength   = 10       // activities in a snapshot, after "Dashboard updated"
 	perWorker    = 256      // streams that make one more worker of a fan-out pay
+	testMessage  = "Test broadcast"
+
+	notOpen, isClosed = -1, -2 // a stream's descriptor before and after
 
 	// Linux's numbers that package syscall does not name; see tcp(7) and send(2).
 	onLinux                         = runtime.GOOS == "linux"
@@ -107,8 +108,10 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	fs.StringVar(&s.disk, "disk", "/", "`path` in the file system whose use is shown")
 	origins := fs.String("origins", "http://localhost:3000,http://127.0.0.1:3000",
 		"other `origins` whose pages may use the server, with commas between")
-	fs.IntVar(&s.maxStreams, "max-streams", 0,
-		"most streams open (default the descriptor limit less 5 %, and less 64 at the least)")
+	var descriptors syscall.Rlimit // Go raises the soft limit to the hard one at start
+	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &descriptors)
+	limit := int(min(uint64(descriptors.Cur), 1<<20))
+	fs.IntVar(&s.maxStreams, "max-streams", limit-max(limit/20, 64), "most streams open")
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.VisitAll(func(f *flag.Flag) {
@@ -129,18 +132,11 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	}
 	if e == nil && *showVersion {
 		fmt.Println("sse-server", version)
-		e = flag.ErrHelp
-	}
-	if e != nil {
+		return s, flag.ErrHelp
+	} else if e != nil {
 		return s, e
 	}
 	s.origins = strings.FieldsFunc(*origins, func(r rune) bool { return r == ',' || r == ' ' })
-	var descriptors syscall.Rlimit // Go raises the soft limit to the hard one at start
-	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &descriptors)
-	limit := int(min(uint64(descriptors.Cur), 1<<20))
-	if s.maxStreams == 0 {
-		s.maxStreams = limit - max(limit/20, 64)
-	}
 	s.inForce = map[string]string{}
 	fs.VisitAll(func(f *flag.Flag) { s.inForce[f.Name] = f.Value.String() })
 	delete(s.inForce, "version")
@@ -152,20 +148,18 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	}
 	_, port, addrErr := net.SplitHostPort(s.addr)
 	_, portErr := net.LookupPort("tcp", port)
-	notOrigin := func(o string) bool { return o != originOf(o) }
 	must(fs.NArg() == 0, "argument %q is no flag: -h lists the settings", fs.Arg(0))
 	must(addrErr == nil && portErr == nil, "-addr %q is neither host:port nor :port", s.addr)
-	must(s.interval == 0 || s.interval >= minInterval,
-		"-interval %v is under 50ms but not 0", s.interval)
+	must(s.interval == 0 || s.interval >= minInterval, "-interval %v is under 50ms", s.interval)
 	must(s.heartbeat >= 2*retryEvery, "-heartbeat %v is under 200ms", s.heartbeat)
 	must(s.probe == "" || originOf(s.probe) != "", "-probe %q is no http or https URL", s.probe)
 	must(s.disk != "", "-disk %q is no path: name one such as /", s.disk)
-	must(!slices.ContainsFunc(s.origins, notOrigin),
+	must(!slices.ContainsFunc(s.origins, func(o string) bool { return o != originOf(o) }),
 		"-origins %q are not all like https://example.com:8080", s.origins)
 	must(s.logFormat == "text" || s.logFormat == "json",
 		"-log-format %q is neither text nor json", s.logFormat)
-	must(s.maxStreams >= 1 && s.maxStreams <= limit,
-		"-max-streams %d is under 1 or over the descriptors that ulimit -n allows", s.maxStreams)
+	must(s.maxStreams > 0 && s.maxStreams <= limit,
+		"-max-streams %d is under 1 or over what ulimit -n allows", s.maxStreams)
 	return s, err
 }
 
@@ -195,13 +189,15 @@ func run(ctx context.Context, set settings) error {
 		return fmt.Errorf("%w: choose another -addr", err)
 	}
 	w := newLogWriter(os.Stderr)
-	defer w.flush()
+	defer func() { // waits until the log is written, but not long
+		for end := time.Now().Add(flushPatience); w.waiting.Load() > 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+	}()
 	opts := &slog.HandlerOptions{Level: set.logLevel}
-	var h slog.Handler = slog.NewTextHandler(w, opts)
-	if set.logFormat == "json" {
-		h = slog.NewJSONHandler(w, opts)
-	}
-	return newSSEServer(set, l, slog.New(h)).serve(ctx)
+	formats := map[string]slog.Handler{
+		"text": slog.NewTextHandler(w, opts), "json": slog.NewJSONHandler(w, opts)}
+	return newSSEServer(set, l, slog.New(formats[set.logFormat])).serve(ctx)
 }
 
 // A logWriter writes in the background, so that a log that nobody reads holds nothing up. When
@@ -226,21 +222,13 @@ func newLogWriter(out io.Writer) *logWriter {
 }
 
 func (w *logWriter) Write(b []byte) (int, error) {
-	w.waiting.Add(1)
 	select {
 	case w.lines <- slices.Clone(b):
+		w.waiting.Add(1)
 	default:
-		w.waiting.Add(-1)
 		w.dropped.Add(1)
 	}
 	return len(b), nil
-}
-
-// flush waits until all is written, but not long.
-func (w *logWriter) flush() {
-	for end := time.Now().Add(flushPatience); w.waiting.Load() > 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
 }
 
 // An SSEServer owns the listener, the open streams, the newest snapshot and the activity feed.
@@ -252,7 +240,7 @@ type SSEServer struct {
 	started  time.Time
 	newest   atomic.Pointer[frame] // of the last snapshot; nil before the first
 	beats    atomic.Uint64         // heartbeats that have been due
-	retrying atomic.Bool           // a try of the streams that are behind is due
+	trying   atomic.Bool           // a try of the streams that are behind is due
 	swept    atomic.Int64          // when sweep ran, in ns since started
 	stopping atomic.Bool
 
@@ -260,17 +248,16 @@ type SSEServer struct {
 	fan  sync.Mutex       // one fan-out at a time; guards all
 	all  []*SSEConnection // the streams of the fan-out under way
 
-	mu         sync.Mutex // guards following
-	conns      map[*SSEConnection]struct{}
-	opened     uint64 // streams so far: gives each its number
-	refused    uint64 // requests for a stream
-	broadcasts uint64
-	lastID     int64
-	closed     map[string]uint64 // streams, by reason
-	past       counters          // of closed streams
-	figures    figures
-	feed       []activity // newest first
-	history    []figures  // oldest first
+	mu              sync.Mutex // guards following
+	conns           map[*SSEConnection]struct{}
+	closed          map[string]uint64 // streams, by reason
+	past            counters          // of closed streams
+	lastID          int64
+	broadcasts      uint64
+	opened, refused uint64 // streams so far, and requests for one; opened numbers them
+	figures         figures
+	feed            []activity // newest first
+	history         []figures  // oldest first
 }
 
 // newSSEServer takes over l; serve closes it.
@@ -280,10 +267,10 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 	}
 	probe, _ := url.Parse(set.probe)
 	set.inForce["probe"], set.inForce["addr"] = probe.Redacted(), l.Addr().String()
-	return &SSEServer{
-		settings: set, log: log, listener: l, host: newSampler(set, log), started: time.Now(),
-		conns: map[*SSEConnection]struct{}{}, closed: map[string]uint64{},
-	}
+	host := &sampler{settings: set, log: log, proc: "/proc", sys: "/sys", alarms: alarms,
+		cpuPercent: math.NaN(), response: math.NaN()}
+	return &SSEServer{settings: set, log: log, listener: l, host: host, started: time.Now(),
+		conns: map[*SSEConnection]struct{}{}, closed: map[string]uint64{}}
 }
 
 // serve runs the server until ctx is done (nil) or its listener fails. When it returns, every
@@ -296,64 +283,59 @@ func (s *SSEServer) serve(ctx context.Context) error {
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: shortTimeout, WriteTimeout: shortTimeout,
 		IdleTimeout: headerTimeout, MaxHeaderBytes: maxHeader - 4096, // net/http allows 4 KiB more
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			raw, _ := c.(syscall.Conn).SyscallConn() // of a TCP connection: it cannot fail
-			return context.WithValue(ctx, connKey{}, raw)
+			return context.WithValue(ctx, s, c) // for open
 		},
 	}
 	ctx, stop := context.WithCancel(ctx)
 	loops, stopLoops := context.WithCancel(context.Background())
-	defer stopLoops()
-	s.turn.Lock()
-	s.sample(time.Now())                            // rates need two readings
-	go every(ctx, 0, s.host.every, s.host.readDisk) // not joined: statfs(2) may hang
-	var failed error
-	var wg sync.WaitGroup
-	for _, f := range []func(){
-		func() { every(ctx, 0, s.host.every, func(time.Time) { s.host.readProbe(ctx) }) },
-		func() { every(ctx, s.heartbeat, s.heartbeat, s.beat) },
-		func() { every(loops, sweepEvery, sweepEvery, s.sweep) },
-		func() { every(loops, firstDelay, s.host.every, s.tick) }, // triggers wait for the first
-		func() { failed = srv.Serve(s.listener); stop() },
-	} {
-		f := f
-		wg.Add(1)
-		go func() { defer wg.Done(); f() }()
+	between := s.interval
+	if between == 0 {
+		between = sampleEvery
 	}
+	s.turn.Lock()
+	s.sample(time.Now())                       // rates need two readings
+	go every(ctx, 0, between, s.host.readDisk) // not joined: statfs(2) may hang
+	var wg sync.WaitGroup
+	loop := func(ctx context.Context, first, d time.Duration, step func(time.Time)) {
+		wg.Add(1)
+		go func() { defer wg.Done(); every(ctx, first, d, step) }()
+	}
+	loop(ctx, 0, between, func(time.Time) { s.host.readProbe(ctx) })
+	loop(ctx, s.heartbeat, s.heartbeat, s.beat)
+	loop(loops, sweepEvery, sweepEvery, s.sweep)
+	loop(loops, firstDelay, between, s.tick) // triggers wait for the first
+	failed := make(chan error)               // read once, at the end
+	go func() { err := srv.Serve(s.listener); stop(); failed <- err }()
 
 	<-ctx.Done()
-	begun := time.Now()
-	short, cancel := context.WithTimeout(context.Background(), stopPatience)
-	defer cancel()
-	if srv.Shutdown(short) != nil {
-		srv.Close()
-	}
+	end := time.Now()
+	time.AfterFunc(stopPatience, stopLoops)
+	srv.Shutdown(loops) // the loops answer triggers that wait
+	srv.Close()         // what is not done by then
 	stopLoops()
 	s.stopping.Store(true) // none joins any more
-	n := s.fanOut(begun, func(c *SSEConnection, _ time.Time) bool {
-		return s.remove(c, errStopping)
-	})
+	n := s.fanOut(end, func(c *SSEConnection, _ time.Time) bool { return s.remove(c, errStopping) })
 	wg.Wait()
-	s.log.Info("stopped", "streams", n, "duration", time.Since(begun))
-	if failed != http.ErrServerClosed {
-		return fmt.Errorf("accepting connections: %w", failed)
+	s.log.Info("stopped", "streams", n, "duration", time.Since(end))
+	if err := <-failed; err != http.ErrServerClosed {
+		return fmt.Errorf("accepting connections: %w", err)
 	}
 	return nil
 }
 
 // tick reads the host and broadcasts that, but for the first time only if there is an interval.
 func (s *SSEServer) tick(now time.Time) {
-	id := s.sample(now)
+	s.sample(now)
 	if s.newest.Load() == nil {
-		s.publish(now)
+		s.broadcast(now)
 		s.turn.Unlock()
 	} else if s.interval > 0 {
-		s.deliver(id)
+		s.deliver(s.add())
 	}
 }
 
-// sample takes over the host's figures, and into the feed each change of an alarm's level. Any
-// snapshot after the id that it gives has them.
-func (s *SSEServer) sample(now time.Time) int64 {
+// sample takes over the host's figures, and into the feed each change of an alarm's level.
+func (s *SSEServer) sample(now time.Time) {
 	f, changes := s.host.sample(now)
 	s.add(changes...)
 	s.mu.Lock()
@@ -365,11 +347,9 @@ func (s *SSEServer) sample(now time.Time) int64 {
 	if n := len(s.history); n == 0 || now.Sub(s.history[n-1].at) >= historyStep {
 		s.history = append(s.history, f)
 	}
-	return s.lastID
 }
 
-// add puts activities into the feed; any snapshot after the id that it gives has them. Test
-// broadcasts in a row become one.
+// add feeds in activities, test broadcasts in a row as one; any snapshot after its id has them.
 func (s *SSEServer) add(list ...activity) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -377,8 +357,7 @@ func (s *SSEServer) add(list ...activity) int64 {
 		if a.Message == testMessage && len(s.feed) > 0 && s.feed[0].Message == testMessage {
 			s.feed = s.feed[1:]
 		}
-		s.feed = slices.Insert(s.feed, 0, a)
-		s.feed = s.feed[:min(len(s.feed), feedLength)]
+		s.feed = append([]activity{a}, s.feed[:min(len(s.feed), feedLength-1)]...)
 	}
 	return s.lastID
 }
@@ -391,22 +370,22 @@ func (s *SSEServer) deliver(after int64) *frame {
 	f := s.newest.Load()
 	if f.id <= after {
 		time.Sleep(minInterval - time.Since(f.at))
-		f = s.publish(time.Now())
+		f = s.broadcast(time.Now())
 	}
 	return f
 }
 
-// publish broadcasts one snapshot of the last figures and the feed. It needs turn.
-func (s *SSEServer) publish(now time.Time) *frame {
+// broadcast offers every stream a new frame of the last figures and the feed. It needs turn.
+func (s *SSEServer) broadcast(now time.Time) *frame {
 	s.mu.Lock()
 	s.broadcasts++
 	s.lastID = max(s.lastID+1, now.UnixMilli())
 	f := &frame{id: s.lastID, at: now}
 	figures, feed := s.figures, slices.Clone(s.feed)
 	s.mu.Unlock()
-
-	f.bytes = appendEvent(nil, f.id, appendSnapshot(nil, figures, feed, now))
-	f.streams = s.broadcast(f)
+	f.bytes = fmt.Appendf(nil, "id: %d\ndata: %s\n\n", f.id, formatSnapshot(figures, feed, now))
+	s.newest.Store(f)
+	f.streams = s.fanOut(now, s.offer)
 	s.log.Debug("broadcast", "id", f.id, "streams", f.streams, "duration", time.Since(now))
 	return f
 }
@@ -429,61 +408,35 @@ type figures struct {
 
 // A sampler reads the host for all viewers, each reading against the one before.
 type sampler struct {
-	proc, sys, disk, probe string
-	every                  time.Duration
-	log                    *slog.Logger
-	alarms                 []alarm    // of cpu, memory, disk and probe
-	cpu                    []cpuTimes // of the last minute, oldest first
-	cpuPercent             float64    // the last one measured
-	net                    map[string]uint64
-	netAt                  time.Time
-	failing                sync.Map // whether it is, by source
+	settings
+	log        *slog.Logger
+	proc, sys  string     // roots
+	alarms     [4]alarm   // of cpu, memory, disk and probe
+	cpu        []cpuTimes // of the last minute, oldest first
+	cpuPercent float64    // the last one measured
+	net        map[string]uint64
+	netAt      time.Time
+	failing    sync.Map // whether it is, by source
 
-	mu   sync.Mutex // guards slow
-	slow struct {   // is measured by loops of its own
-		disk     float64
-		diskAt   time.Time
-		response float64 // ms; NaN after a failure
-		failures float64 // of the probe, in a row
-	}
-}
-
-func newSampler(set settings, log *slog.Logger) *sampler {
-	h := &sampler{
-		proc: "/proc", sys: "/sys", disk: set.disk, probe: set.probe, every: set.interval, log: log,
-		alarms: []alarm{
-			{"CPU", " at %.0f%% over the last minute", []float64{85, 95}, []float64{75, 85}, 0, ""},
-			{"Memory", " at %.0f%%", []float64{90, 98}, []float64{80, 90}, 0, ""},
-			{"Disk", " at %.0f%%", []float64{90, 98}, []float64{80, 90}, 0, ""},
-			{"Health probe", " failed (%.0f in a row)", []float64{1, 3}, []float64{1, 1}, 0, ""},
-		},
-		cpuPercent: math.NaN(),
-	}
-	h.slow.response = math.NaN()
-	if h.every == 0 {
-		h.every = sampleEvery
-	}
-	return h
+	mu       sync.Mutex // guards following, which loops of their own measure
+	used     float64    // percent of the disk
+	usedAt   time.Time
+	response float64 // ms; NaN after a failure
+	failures float64 // of the probe, in a row
 }
 
 // sample reads all figures; each change of an alarm's level comes as an activity.
 func (h *sampler) sample(now time.Time) (figures, []activity) {
-	f := figures{at: now, memory: readProc(h, "meminfo", parseMeminfo), disk: math.NaN(),
-		network: h.readNetwork(now), uptime: readProc(h, "uptime", parseUptime)}
-	var minute float64
-	f.cpu, minute = h.readCPU(now)
 	h.mu.Lock()
-	slow := h.slow
-	h.mu.Unlock()
-	f.response = slow.response
-	if now.Sub(slow.diskAt) < max(diskPatience, 3*h.every) {
-		f.disk = slow.disk
+	defer h.mu.Unlock()
+	cpu, minute := h.readCPU(now)
+	f := figures{at: now, cpu: cpu, disk: h.used, response: h.response, network: h.readNetwork(now),
+		memory: readProc(h, "meminfo", parseMeminfo), uptime: readProc(h, "uptime", parseUptime)}
+	if now.Sub(h.usedAt) >= max(diskPatience, 3*h.interval) {
+		f.disk = math.NaN()
 	}
-
-	var changes []activity
-	var causes []string
-	worst := 0
-	for i, v := range []float64{minute, f.memory, f.disk, slow.failures} {
+	changes, causes, worst := []activity{}, []string{}, 0
+	for i, v := range []float64{minute, f.memory, f.disk, h.failures} {
 		a := &h.alarms[i]
 		if a.judge(v) {
 			changes = append(changes, newActivity(now, levels[a.level].activity, a.text))
@@ -500,8 +453,7 @@ func (h *sampler) sample(now time.Time) (figures, []activity) {
 	return f, changes
 }
 
-// readCPU gives the busy percentage since the last reading, and that over the last minute: NaN
-// until one has passed.
+// readCPU gives the busy percentage since the last reading and, NaN before, over the last minute.
 func (h *sampler) readCPU(now time.Time) (percent, minute float64) {
 	t := readProc(h, "stat", parseStat)
 	if t == (cpuTimes{}) {
@@ -545,8 +497,7 @@ func (h *sampler) readNetwork(now time.Time) float64 {
 	bytes, measured := uint64(0), false
 	for _, name := range physical {
 		if was, ok := before[name]; ok && h.net[name] >= was {
-			bytes += h.net[name] - was
-			measured = true
+			bytes, measured = bytes+h.net[name]-was, true
 		}
 	}
 	if !measured || seconds <= 0 {
@@ -558,23 +509,19 @@ func (h *sampler) readNetwork(now time.Time) float64 {
 // readDisk runs in a loop of its own: statfs(2) on a dead network mount blocks for ever.
 func (h *sampler) readDisk(now time.Time) {
 	var st syscall.Statfs_t
-	err := syscall.Statfs(h.disk, &st)
-	h.complain("disk "+h.disk, err)
+	h.complain("disk "+h.disk, syscall.Statfs(h.disk, &st))
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.slow.diskAt = now
-	h.slow.disk = usedPercent(float64(st.Blocks), float64(st.Bfree), float64(st.Bavail))
+	h.usedAt, h.used = now, usedPercent(float64(st.Blocks), float64(st.Bfree), float64(st.Bavail))
 }
 
 // probeClient takes a redirect for the answer.
 var probeClient = http.Client{
-	Timeout:       probeTimeout,
-	Transport:     &http.Transport{DisableKeepAlives: true},
+	Timeout: probeTimeout, Transport: &http.Transport{DisableKeepAlives: true},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
-// readProbe measures one GET of the probed URL with its whole answer; a status of 400 or more
-// is a failure. It is given up when ctx is done.
+// readProbe measures a GET of the probed URL with its whole answer; from status 400 on it failed.
 func (h *sampler) readProbe(ctx context.Context) {
 	start := time.Now()
 	req, _ := http.NewRequestWithContext(ctx, "GET", h.probe, nil) // the URL was parsed before
@@ -586,18 +533,16 @@ func (h *sampler) readProbe(ctx context.Context) {
 			err = errors.New("it answers " + resp.Status)
 		}
 	}
-	took := time.Since(start)
+	took := math.Ceil(time.Since(start).Seconds() * 1000)
 	if ctx.Err() != nil {
 		return
 	}
 	h.complain("probe", err)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.slow.response, h.slow.failures = math.Ceil(took.Seconds()*1000), h.slow.failures+1
-	if err != nil {
-		h.slow.response = math.NaN()
-	} else {
-		h.slow.failures = 0
+	h.response, h.failures = math.NaN(), h.failures+1
+	if err == nil {
+		h.response, h.failures = took, 0
 	}
 }
 
@@ -612,15 +557,22 @@ func (h *sampler) complain(source string, err error) {
 
 // levels are what system_status.status and activities call the levels of an alarm.
 var levels = [...]struct{ status, activity string }{
-	{"online", "info"}, {"degraded", "warning"}, {"critical", "error"},
-}
+	{"online", "info"}, {"degraded", "warning"}, {"critical", "error"}}
 
 // An alarm makes a figure a level with hysteresis: on from one value, off below another.
 type alarm struct {
-	name, cause string    // cause is a format for the figure
-	on, off     []float64 // of the warning and of the critical level
-	level       int       // 0: all is well
-	text        string    // the level in words
+	name, cause string     // cause is a format for the figure
+	on, off     [2]float64 // of the warning and of the critical level
+	level       int        // 0: all is well
+	text        string     // the level in words
+}
+
+// alarms are as they are at start, when all is well.
+var alarms = [...]alarm{
+	{"CPU", " at %.0f%% over the last minute", [2]float64{85, 95}, [2]float64{75, 85}, 0, ""},
+	{"Memory", " at %.0f%%", [2]float64{90, 98}, [2]float64{80, 90}, 0, ""},
+	{"Disk", " at %.0f%%", [2]float64{90, 98}, [2]float64{80, 90}, 0, ""},
+	{"Health probe", " failed (%.0f in a row)", [2]float64{1, 3}, [2]float64{1, 1}, 0, ""},
 }
 
 // judge tells whether v changes the level. NaN does not, but the figure is no cause then.
@@ -644,11 +596,11 @@ const snapshotFormat = `{"system_status":{"status":"%s","uptime":"%s","last_chec
 	`"message":"%s"},"metrics":{"cpu":"%s","memory":"%s","disk":"%s","network":"%s",` +
 	`"response_time":"%s"},"activities":%s,"timestamp":"%s"}`
 
-// appendSnapshot appends the figures, and the feed after "Dashboard updated", on one line.
-func appendSnapshot(b []byte, f figures, feed []activity, now time.Time) []byte {
+// formatSnapshot shows the figures, and the feed after "Dashboard updated", on one line.
+func formatSnapshot(f figures, feed []activity, now time.Time) string {
 	updated := newActivity(now, "info", "Dashboard updated")
 	activities, _ := json.Marshal(append([]activity{updated}, feed...)) // strings cannot fail
-	return fmt.Appendf(b, snapshotFormat, f.status, formatUptime(f.uptime),
+	return fmt.Sprintf(snapshotFormat, f.status, formatUptime(f.uptime),
 		f.at.Format(time.TimeOnly), f.message, formatFigure(f.cpu, "%"),
 		formatFigure(f.memory, "%"), formatFigure(f.disk, "%"), formatFigure(f.network, " Mbps"),
 		formatFigure(f.response, "ms"), activities, now.Format(time.TimeOnly))
@@ -660,8 +612,6 @@ type activity struct {
 	Level    string `json:"level"`
 	CSSClass string `json:"css_class"`
 }
-
-const testMessage = "Test broadcast"
 
 func newActivity(t time.Time, level, message string) activity {
 	return activity{t.Format(time.TimeOnly), message, level, "activity-" + level}
@@ -682,6 +632,9 @@ func formatUptime(d time.Duration) string {
 	if d < 0 {
 		return "N/A"
 	}
+	plural := func(n int, unit string) string { // empty for 0
+		return [...]string{"", "1 " + unit, fmt.Sprintf("%d %ss", n, unit)}[min(n, 2)]
+	}
 	n := int(d / time.Minute)
 	parts := []string{plural(n/1440, "day"), plural(n/60%24, "hour"), plural(n%60, "minute"), ""}
 	for i, p := range parts[:3] {
@@ -690,11 +643,6 @@ func formatUptime(d time.Duration) string {
 		}
 	}
 	return "less than a minute"
-}
-
-// plural is empty for 0.
-func plural(n int, unit string) string {
-	return [...]string{"", "1 " + unit, fmt.Sprintf("%d %ss", n, unit)}[min(n, 2)]
 }
 
 // A frame is one event, encoded once for all streams. Nobody changes its bytes.
@@ -707,28 +655,13 @@ type frame struct {
 
 var heartbeatBytes = []byte(": heartbeat\n\n")
 
-const streamHead = "HTTP/1.1 200 OK\r\n" +
-	"Content-Type: text/event-stream\r\n" +
-	"Cache-Control: no-cache, no-transform\r\n" +
-	"Connection: close\r\n" +
-	"X-Accel-Buffering: no\r\n" +
-	"Vary: Origin\r\n"
+const streamHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" +
+	"Cache-Control: no-cache, no-transform\r\nConnection: close\r\n" +
+	"X-Accel-Buffering: no\r\nVary: Origin\r\n"
 
-// appendEvent appends an event without a name; data is one line.
-func appendEvent(b []byte, id int64, data []byte) []byte {
-	return fmt.Appendf(b, "id: %d\ndata: %s\n\n", id, data)
-}
-
-// appendRetry appends a reconnection time drawn from least up to most seconds, so that not all
-// clients come back at the same instant.
-func appendRetry(b []byte, least, most int) []byte {
-	return fmt.Appendf(b, "retry: %d\n", 1000*least+rand.Intn(1000*(most-least)))
-}
-
-// broadcast makes f the newest frame, offers it to every stream, and gives how many have it.
-func (s *SSEServer) broadcast(f *frame) int {
-	s.newest.Store(f)
-	return s.fanOut(f.at, s.offer)
+// drawRetry draws a reconnection time in seconds, so that not all clients come back at once.
+func drawRetry(least, most int) string {
+	return fmt.Sprintf("retry: %d\n", 1000*least+rand.Intn(1000*(most-least)))
 }
 
 // sweep removes the streams whose client is gone, unless that was done a moment ago.
@@ -745,8 +678,7 @@ func (s *SSEServer) sweep(now time.Time) {
 	})
 }
 
-// fanOut calls each for every stream, on as many workers as there are cores where that pays,
-// and gives how many it was true for.
+// fanOut calls each for every stream, on all cores where that pays, and counts when it was true.
 func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) bool) int {
 	s.fan.Lock()
 	defer s.fan.Unlock()
@@ -755,7 +687,6 @@ func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) b
 		s.all = append(s.all, c)
 	}
 	s.mu.Unlock()
-
 	var next, count atomic.Int64
 	work := func() {
 		for i := next.Add(1); i <= int64(len(s.all)); i = next.Add(1) {
@@ -776,12 +707,11 @@ func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) b
 	return int(count.Load())
 }
 
-// offer gives c what it is owed, and tells whether it is up to date then. The streams that are
-// not are tried again together.
+// offer gives c what it is owed, and tells whether it has that; those that have not are retried.
 func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
 	current, err := c.offer(s.newest.Load(), s.beats.Load(), now)
-	if !current && s.retrying.CompareAndSwap(false, true) {
-		time.AfterFunc(retryEvery, func() { s.retrying.Store(false); s.fanOut(time.Now(), s.offer) })
+	if !current && s.trying.CompareAndSwap(false, true) {
+		time.AfterFunc(retryEvery, func() { s.trying.Store(false); s.fanOut(time.Now(), s.offer) })
 	}
 	return !s.remove(c, err) && current
 }
@@ -811,7 +741,7 @@ func (s *SSEServer) remove(c *SSEConnection, err error) bool {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.closed[why]++
-	s.past.add(c.counters)
+	s.past = s.past.plus(c.counters)
 	n := len(s.conns)
 	s.mu.Unlock()
 	s.log.Info("stream closed", "stream", c.number, "remote", c.remote, "reason", why, "err", err,
@@ -822,11 +752,10 @@ func (s *SSEServer) remove(c *SSEConnection, err error) bool {
 var (
 	errStalled  = errors.New("took nothing for " + stallLimit.String())
 	errStopping = errors.New("the server stops")
+	reasons     = map[error]string{ // under which closed streams are counted; others are "error"
+		errStopping: "shutdown", errStalled: "stalled",
+		io.EOF: "client", syscall.EPIPE: "client", syscall.ECONNRESET: "client"}
 )
-
-// reasons are the names under which closed streams are counted.
-var reasons = map[error]string{errStopping: "shutdown", errStalled: "stalled", io.EOF: "client",
-	syscall.EPIPE: "client", syscall.ECONNRESET: "client"}
 
 // An SSEConnection is one stream: a descriptor of its own, out of sight of net/http and of
 // Go's poller. A closed descriptor's number may be another connection's a moment later, so it
@@ -847,36 +776,15 @@ type SSEConnection struct {
 	since             time.Time
 }
 
-const notOpen, isClosed = -1, -2
-
 // counters count what streams were sent.
 type counters struct{ events, skipped, bytes uint64 }
 
-func (n *counters) add(o counters) {
-	n.events += o.events
-	n.skipped += o.skipped
-	n.bytes += o.bytes
+func (n counters) plus(o counters) counters {
+	return counters{n.events + o.events, n.skipped + o.skipped, n.bytes + o.bytes}
 }
 
-// open begins the stream: head, and the newest frame in the same write. A stream that was
-// closed before it was open stays so.
-func (c *SSEConnection) open(fd int, head []byte, newest *frame, beats uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.fd == isClosed {
-		syscall.Close(fd)
-		return
-	}
-	c.fd, c.rest, c.beats = fd, head, beats
-	if newest != nil {
-		c.rest = append(c.rest, newest.bytes...)
-		c.last, c.events = newest.id, 1
-	}
-}
-
-// offer sends what the stream is owed, as far as the kernel takes it without waiting: the rest
-// of what was begun, the newest frame, a heartbeat. Of a frame that the kernel takes nothing of,
-// nothing is kept. It tells whether the stream is up to date; after an error it is to be removed.
+// offer sends what the stream is owed, as far as the kernel takes it without waiting: what was
+// begun, the newest frame, a heartbeat. It tells whether that was all; after an error, remove it.
 func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -916,13 +824,8 @@ func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool,
 // is kept. On Linux it takes nothing while earlier bytes have not left the machine:
 // TCP_NOTSENT_LOWAT is 1, and MSG_EOR keeps b from being glued to them. It needs mu.
 func (c *SSEConnection) send(b []byte) bool {
-	var n int
-	if onLinux {
-		n, c.err = rawCall(syscall.SYS_SENDTO, c.fd, b, len(b), msgNoSignal|msgEOR)
-	} else {
-		n, c.err = syscall.Write(c.fd, b)
-	}
-	switch c.err {
+	n, err := transfer(syscall.SYS_SENDTO, c.fd, b, len(b), msgNoSignal|msgEOR)
+	switch c.err = err; err {
 	case nil:
 		c.bytes += uint64(n)
 		if c.rest = b[n:]; len(c.rest) == 0 {
@@ -935,23 +838,20 @@ func (c *SSEConnection) send(b []byte) bool {
 	return false
 }
 
-// close closes the stream, once; the counters are final then. At shutdown the client is told first
-// when to come back. What it sent is thrown away, since close(2) would otherwise be a reset that
-// throws away what it has not got yet.
+// close closes the stream, once; the counters are final then. With unread bytes close(2) would be
+// a reset that throws away what is unsent. Before the stream is open all this is EBADF.
 func (c *SSEConnection) close(why error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.fd < 0 {
-		first := c.fd == notOpen
-		c.fd = isClosed
-		return first
+	if c.fd == isClosed {
+		return false
 	}
 	switch why {
 	case errStalled:
 		reset := &syscall.Linger{Onoff: 1}
 		syscall.SetsockoptLinger(c.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, reset)
-	case errStopping:
-		c.send(append(appendRetry(slices.Clip(c.rest), 1, 5), '\n'))
+	case errStopping: // tells the client when to come back
+		c.send(append(slices.Clip(c.rest), drawRetry(1, 5)+"\n"...))
 	}
 	discard(c.fd)
 	syscall.Shutdown(c.fd, syscall.SHUT_WR)
@@ -964,13 +864,7 @@ func (c *SSEConnection) close(why error) bool {
 // a stream is open there is nothing (EBADF). On Linux MSG_TRUNC does without a buffer; see tcp(7).
 func discard(fd int) error {
 	for i := 0; i < 4; i++ {
-		var n int
-		var err error
-		if onLinux {
-			n, err = rawCall(syscall.SYS_RECVFROM, fd, nil, recvBuffer*4, msgTrunc)
-		} else {
-			n, err = syscall.Read(fd, make([]byte, recvBuffer))
-		}
+		n, err := transfer(syscall.SYS_RECVFROM, fd, nil, recvBuffer*4, msgTrunc)
 		switch {
 		case err == syscall.EAGAIN || err == syscall.EINTR || err == syscall.EBADF:
 			return nil
@@ -983,9 +877,14 @@ func discard(fd int) error {
 	return nil
 }
 
-// rawCall is sendto(2) or recvfrom(2) without an address, on a socket that does not block. As it
-// never waits, it goes without the scheduler's bookkeeping around a system call.
-func rawCall(call uintptr, fd int, b []byte, n int, flags uintptr) (int, error) {
+// transfer is sendto(2) or recvfrom(2) without an address, on a socket that does not block. As it
+// never waits, it goes on Linux without the scheduler's bookkeeping around a system call.
+func transfer(call uintptr, fd int, b []byte, n int, flags uintptr) (int, error) {
+	if !onLinux && call == syscall.SYS_SENDTO {
+		return syscall.Write(fd, b)
+	} else if !onLinux {
+		return syscall.Read(fd, make([]byte, n))
+	}
 	p := unsafe.Pointer(unsafe.SliceData(b))
 	r, _, e := syscall.RawSyscall6(call, uintptr(fd), uintptr(p), uintptr(n), flags, 0, 0)
 	if e != 0 {
@@ -994,49 +893,61 @@ func rawCall(call uintptr, fd int, b []byte, n int, flags uintptr) (int, error) 
 	return int(r), nil
 }
 
-// connKey is the key of a request's syscall.RawConn in its context.
-type connKey struct{}
-
-// takeOver gives a descriptor of a request's connection, which net/http then forgets. Where it
-// fails for want of a descriptor, the request can still be answered.
-func takeOver(w http.ResponseWriter, r *http.Request) (fd int, err error) {
-	e := r.Context().Value(connKey{}).(syscall.RawConn).Control(func(old uintptr) {
+// open begins c on a descriptor of the request's connection, which net/http then forgets: head and
+// newest frame in one write. Where it fails for want of a descriptor, there can still be an answer.
+func (s *SSEServer) open(c *SSEConnection, w http.ResponseWriter, r *http.Request) error {
+	raw, _ := r.Context().Value(s).(syscall.Conn).SyscallConn() // of a TCP connection: no error
+	fd, err := -1, error(nil)
+	gone := raw.Control(func(old uintptr) {
 		syscall.ForkLock.RLock()
 		defer syscall.ForkLock.RUnlock()
-		if fd, err = syscall.Dup(int(old)); err == nil {
-			syscall.CloseOnExec(fd)
-		}
+		fd, err = syscall.Dup(int(old))
+		syscall.CloseOnExec(fd)
 	})
-	if e != nil || err != nil {
-		return -1, errors.Join(e, err)
+	if err = errors.Join(gone, err); err != nil {
+		return err
 	}
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		syscall.Close(fd)
-		return -1, err
+		return err
 	}
 	conn.Close()
 	syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
 	syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_RCVBUF, recvBuffer)
 	if onLinux {
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpNotsentLowat, 1)
-		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpUserTimeout,
-			int(vanishLimit.Milliseconds()))
+		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpUserTimeout, vanishLimit)
 	}
-	return fd, nil
+	head := streamHead
+	if origin := w.Header().Get("Access-Control-Allow-Origin"); origin != "" {
+		head += "Access-Control-Allow-Origin: " + origin + "\r\n"
+	}
+	s.log.Info("stream opened", "stream", c.number, "remote", c.remote, "user_agent", c.userAgent)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fd == isClosed { // by the server's end
+		return syscall.Close(fd)
+	}
+	c.fd, c.rest, c.beats = fd, []byte(head+"\r\n"+drawRetry(1, 5)), s.beats.Load()
+	if f := s.newest.Load(); f != nil {
+		c.rest = append(c.rest, f.bytes...)
+		c.last, c.events = f.id, 1
+	}
+	return nil
 }
 
-// routes are the handlers by path, with their methods as in the Allow header.
+// routes are the handlers by path, with the methods as in an Allow header.
 var routes = map[string]struct {
-	methods string
-	serve   func(*SSEServer, http.ResponseWriter, *http.Request)
+	methods, contentType string
+	serve                func(*SSEServer, http.ResponseWriter, *http.Request)
 }{
-	"/":                       {"GET, HEAD", (*SSEServer).servePage},
-	"/dashboard/history":      {"GET, HEAD", (*SSEServer).serveHistory},
-	"/dashboard/stream":       {"GET", (*SSEServer).serveStream},
-	"/dashboard/trigger-test": {"GET", (*SSEServer).serveTrigger},
-	"/dashboard/debug":        {"GET, HEAD", (*SSEServer).serveDebug},
-	"/health":                 {"GET, HEAD", (*SSEServer).serveHealth},
+	"/":                       {"GET, HEAD", "text/html; charset=utf-8", (*SSEServer).servePage},
+	"/dashboard/history":      {"GET, HEAD", "application/json", (*SSEServer).serveHistory},
+	"/dashboard/stream":       {"GET", "text/event-stream", (*SSEServer).serveStream},
+	"/dashboard/trigger-test": {"GET", "application/json", (*SSEServer).serveTrigger},
+	"/dashboard/debug":        {"GET, HEAD", "application/json", (*SSEServer).serveDebug},
+	"/health":                 {"GET, HEAD", "text/plain; charset=utf-8", (*SSEServer).serveHealth},
 }
 
 // ServeHTTP finds the route, and lets the pages of allowed origins use it.
@@ -1063,6 +974,7 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Allow", rt.methods)
 		http.Error(w, "Use "+rt.methods+" here.", http.StatusMethodNotAllowed)
 	default:
+		h.Set("Content-Type", rt.contentType)
 		rt.serve(s, w, r)
 	}
 }
@@ -1082,10 +994,8 @@ func hashOf(element string) string {
 
 // GET /
 func (s *SSEServer) servePage(w http.ResponseWriter, _ *http.Request) {
-	h := w.Header()
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", pagePolicy)
-	h.Set("Referrer-Policy", "no-referrer")
+	w.Header().Set("Content-Security-Policy", pagePolicy)
+	w.Header().Set("Referrer-Policy", "no-referrer")
 	io.WriteString(w, page)
 }
 
@@ -1097,38 +1007,27 @@ func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
 	list := make([]string, len(history))
 	for i, f := range history {
 		list[i] = fmt.Sprintf(`{"time":%d,"cpu":%.2f,"memory":%.2f,"disk":%.0f,"network":%.2f,`+
-			`"response_time":%.0f}`, f.at.UnixMilli(), f.cpu, f.memory, f.disk, f.network, f.response)
+			`"response_time":%.0f}`, f.at.UnixMilli(), f.cpu, f.memory, f.disk, f.network,
+			f.response)
 	}
 	samples := strings.ReplaceAll(strings.Join(list, ","), "NaN", "null")
-	w.Header().Set("Content-Type", "application/json")
 	fmt.Fprintf(w, `{"interval":%g,"streams":%d,"samples":[%s]}`+"\n", s.interval.Seconds(),
 		streams, samples)
 }
 
 // GET /dashboard/stream
 func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
-	ua := r.UserAgent()
 	c := &SSEConnection{fd: notOpen, remote: r.RemoteAddr, since: time.Now(),
-		userAgent: strings.Clone(ua[:min(len(ua), maxUserAgent)])}
-	if !s.reserve(c) {
+		userAgent: fmt.Sprintf("%.*s", maxUserAgent, r.UserAgent())}
+	ok := s.reserve(c)
+	if !ok {
 		s.sweep(c.since) // makes room where clients are gone
-		if !s.reserve(c) {
-			s.refuse(w, r)
-			return
-		}
+		ok = s.reserve(c)
 	}
-	fd, err := takeOver(w, r)
-	if err != nil {
-		s.remove(c, err)
+	if !ok || s.remove(c, s.open(c, w, r)) {
 		s.refuse(w, r)
 		return
 	}
-	head := []byte(streamHead)
-	if origin := w.Header().Get("Access-Control-Allow-Origin"); origin != "" {
-		head = append(head, "Access-Control-Allow-Origin: "+origin+"\r\n"...)
-	}
-	s.log.Info("stream opened", "stream", c.number, "remote", c.remote, "user_agent", c.userAgent)
-	c.open(fd, appendRetry(append(head, "\r\n"...), 1, 5), s.newest.Load(), s.beats.Load())
 	s.offer(c, c.since)
 }
 
@@ -1143,27 +1042,23 @@ func (s *SSEServer) refuse(w http.ResponseWriter, r *http.Request) {
 		state = "stopping"
 	}
 	s.log.Warn("stream refused", "remote", r.RemoteAddr, "state", state)
-	h := w.Header()
-	h.Set("Connection", "close")
+	w.Header().Set("Connection", "close")
 	if strings.Contains(strings.ToLower(r.Header.Get("Accept")), "text/event-stream") {
-		h.Set("Content-Type", "text/event-stream")
-		fmt.Fprintf(w, "%s: %s\n\n", appendRetry(nil, 5, 30), state)
+		fmt.Fprintf(w, "%s: %s\n\n", drawRetry(5, 30), state)
 		return
 	}
-	h.Set("Retry-After", strconv.Itoa(5+rand.Intn(25)))
+	w.Header().Set("Retry-After", fmt.Sprint(5+rand.Intn(25)))
 	http.Error(w, "The server is "+state+": try again later.", http.StatusServiceUnavailable)
 }
 
 // GET /dashboard/trigger-test
 func (s *SSEServer) serveTrigger(w http.ResponseWriter, _ *http.Request) {
 	f := s.deliver(s.add(newActivity(time.Now(), "info", testMessage)))
-	writeJSON(w, map[string]any{
-		"message": testMessage + " sent", "id": f.id, "streams": f.streams})
+	fmt.Fprintf(w, `{"id":%d,"message":"%s sent","streams":%d}`+"\n", f.id, testMessage, f.streams)
 }
 
 // GET /health
 func (s *SSEServer) serveHealth(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	io.WriteString(w, "OK")
 }
 
@@ -1186,7 +1081,6 @@ func (s *SSEServer) serveDebug(w http.ResponseWriter, _ *http.Request) {
 		conns = append(conns, c)
 	}
 	s.mu.Unlock()
-
 	slices.SortFunc(conns, func(a, b *SSEConnection) int { return int(b.number) - int(a.number) })
 	list := []any{}
 	for _, c := range conns {
@@ -1196,22 +1090,16 @@ func (s *SSEServer) serveDebug(w http.ResponseWriter, _ *http.Request) {
 			behind = now.Sub(c.blocked).Round(time.Millisecond).Seconds()
 		}
 		c.mu.Unlock()
-		total.add(n)
+		total = total.plus(n)
 		if len(list) < maxListed {
 			list = append(list, map[string]any{"stream": c.number, "remote": c.remote,
-				"user_agent": c.userAgent, "since": c.since, "events": n.events,
-				"skipped": n.skipped, "bytes": n.bytes, "encoding": "identity",
-				"seconds_behind": behind})
+				"user_agent": c.userAgent, "since": c.since, "events": n.events, "bytes": n.bytes,
+				"skipped": n.skipped, "encoding": "identity", "seconds_behind": behind})
 		}
 	}
 	state["events_sent"], state["events_skipped"] = total.events, total.skipped
 	state["bytes_sent"], state["streams"] = total.bytes, list
-	writeJSON(w, state)
-}
-
-func writeJSON(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(v)
+	json.NewEncoder(w).Encode(state)
 }
 
 // readProc parses a file of /proc; what is wrong with it is logged.
@@ -1232,8 +1120,7 @@ type cpuTimes struct {
 	ticks [8]uint64
 }
 
-// since gives the busy percentage between two readings, NaN if no time has passed. A counter
-// that stepped back counts nothing.
+// since gives the busy percentage, NaN if no time has passed. A counter's step back counts nothing.
 func (t cpuTimes) since(before cpuTimes) float64 {
 	var busy, total float64
 	for i, n := range t.ticks {
@@ -1269,21 +1156,18 @@ func parseMeminfo(text string) (float64, error) {
 	return 100 * float64(total-available) / float64(total), nil
 }
 
-// parseNetDev reads /proc/net/dev: the bytes received and sent, by interface. There may be no
-// space after an interface's colon.
+// parseNetDev gives the bytes received and sent, by interface; after its colon may be no space.
 func parseNetDev(text string) (map[string]uint64, error) {
 	bytes := map[string]uint64{}
 	for _, line := range strings.Split(text, "\n") {
-		name, counters, ok := strings.Cut(line, ":")
-		if !ok {
-			continue // a header
+		if name, counters, ok := strings.Cut(line, ":"); ok { // it is no header
+			var n [9]uint64
+			if _, err := fmt.Sscan(counters, &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &n[6],
+				&n[7], &n[8]); err != nil {
+				return nil, fmt.Errorf("parsing net/dev: %q: %w", line, err)
+			}
+			bytes[strings.TrimSpace(name)] = n[0] + n[8]
 		}
-		var n [9]uint64
-		if _, err := fmt.Sscan(counters, &n[0], &n[1], &n[2], &n[3], &n[4], &n[5], &n[6], &n[7],
-			&n[8]); err != nil {
-			return nil, fmt.Errorf("parsing net/dev: %q: %w", line, err)
-		}
-		bytes[strings.TrimSpace(name)] = n[0] + n[8]
 	}
 	return bytes, nil
 }
@@ -1291,8 +1175,7 @@ func parseNetDev(text string) (map[string]uint64, error) {
 // parseUptime reads the first number of /proc/uptime, in seconds; -1 if that fails.
 func parseUptime(text string) (time.Duration, error) {
 	var seconds float64
-	_, err := fmt.Sscan(text, &seconds)
-	if err != nil || !(seconds >= 0 && seconds < 1e9) {
+	if _, err := fmt.Sscan(text, &seconds); err != nil || !(seconds >= 0 && seconds < 1e9) {
 		return -1, fmt.Errorf("parsing uptime: %q is no number of seconds", text)
 	}
 	return time.Duration(seconds * float64(time.Second)), nil
@@ -1305,11 +1188,10 @@ func usedPercent(blocks, free, available float64) float64 {
 
 // localURL is the listener's URL for a client on this machine.
 func localURL(l net.Listener) string {
-	host, port, _ := net.SplitHostPort(l.Addr().String())
-	if host == "::" || host == "0.0.0.0" {
-		host = "localhost"
+	if a := l.Addr().(*net.TCPAddr); a.IP.IsUnspecified() {
+		return fmt.Sprint("http://localhost:", a.Port)
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	return "http://" + l.Addr().String()
 }
 
 // originOf is the origin of an http or https URL, and "" of anything else.
@@ -1323,9 +1205,7 @@ func originOf(text string) string {
 
 // every calls step after first, and then each d, until ctx is done.
 func every(ctx context.Context, first, d time.Duration, step func(now time.Time)) {
-	t := time.NewTimer(first)
-	defer t.Stop()
-	for {
+	for t := time.NewTimer(first); ; {
 		select {
 		case <-ctx.Done():
 			return

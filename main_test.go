@@ -173,7 +173,7 @@ func TestActivitiesAreTheLastTenNewestFirst(t *testing.T) {
 	for i := 1; i <= 12; i++ {
 		s.add(newActivity(time.Now(), "info", strconv.Itoa(i)))
 	}
-	got := event{data: appendSnapshot(nil, figures{}, s.feed, time.Now())}.snapshot(t).Activities
+	got := event{data: []byte(formatSnapshot(figures{}, s.feed, time.Now()))}.snapshot(t).Activities
 	if len(got) != 11 || got[0].Message != "Dashboard updated" || got[1].Message != "12" ||
 		got[10].Message != "3" {
 		t.Errorf("activities are %v", got)

@@ -48,7 +48,7 @@ func TestIDsIncreaseWhateverTheClockDoes(t *testing.T) {
 	last := int64(0)
 	for _, step := range []time.Duration{0, 0, time.Second, -time.Hour, time.Millisecond, 0, 2 * time.Hour} {
 		now = now.Add(step)
-		s.publish(now)
+		s.broadcast(now)
 		if id := s.newest.Load().id; id <= last {
 			t.Errorf("after a step of %v id %d follows %d", step, id, last)
 		} else {
@@ -183,7 +183,7 @@ func TestReaderThatResumesSeesThePresent(t *testing.T) {
 	c.event(t)
 	s.fill(t, c)
 	for i := 0; i < 30; i++ {
-		s.publish(time.Now())
+		s.broadcast(time.Now())
 	}
 	sc := s.connOf(c)
 	sc.mu.Lock()
@@ -208,7 +208,7 @@ func TestFrameThatTheKernelTookHalfOfArrivesWhole(t *testing.T) {
 	t.Parallel()
 	c, reader := connectionPair(t)
 	big := func(id int64) *frame {
-		return &frame{id: id, bytes: appendEvent(nil, id, bytes.Repeat([]byte{'a' + byte(id)}, 3<<20))}
+		return &frame{id: id, bytes: eventBytes(id, bytes.Repeat([]byte{'a' + byte(id)}, 3<<20))}
 	}
 	now := time.Now()
 	if ok, err := c.offer(big(1), 0, now); ok || err != nil || len(c.rest) == 0 {
@@ -242,7 +242,7 @@ func TestNoOldFrameAfterANewOneNorTheSameTwice(t *testing.T) {
 	t.Parallel()
 	c, reader := connectionPair(t)
 	for _, id := range []int64{5, 5, 3, 6, 4, 6} {
-		c.offer(&frame{id: id, bytes: appendEvent(nil, id, []byte("x"))}, 0, time.Now())
+		c.offer(&frame{id: id, bytes: eventBytes(id, []byte("x"))}, 0, time.Now())
 	}
 	c.close(io.EOF)
 	got, _ := io.ReadAll(reader)
@@ -468,7 +468,8 @@ func TestBroadcastAllocatesNothingPerStream(t *testing.T) {
 		id := int64(0)
 		return testing.AllocsPerRun(100, func() {
 			id++
-			s.broadcast(&frame{id: id, bytes: data})
+			s.newest.Store(&frame{id: id, bytes: data})
+			s.fanOut(time.Now(), s.offer)
 			s.swept.Store(-int64(time.Hour))
 			s.sweep(time.Now())
 		})
@@ -539,11 +540,12 @@ func BenchmarkBroadcast(b *testing.B) {
 				go io.Copy(io.Discard, reader)
 				s.conns[c] = struct{}{}
 			}
-			data := appendEvent(nil, 1, bytes.Repeat([]byte("x"), 550))
+			data := eventBytes(1, bytes.Repeat([]byte("x"), 550))
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := 0; i < b.N; i++ {
-				s.broadcast(&frame{id: int64(i + 1), bytes: data})
+				s.newest.Store(&frame{id: int64(i + 1), bytes: data})
+				s.fanOut(time.Now(), s.offer)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*streams), "ns/delivery")
 		})
@@ -576,7 +578,7 @@ func (s *server) fill(t testing.TB, c *client) {
 	sc := s.connOf(c)
 	refused := 0
 	for i := 0; i < 50000 && refused < 20; i++ {
-		s.publish(time.Now())
+		s.broadcast(time.Now())
 		sc.mu.Lock()
 		if sc.owed == 0 {
 			refused = 0
@@ -591,6 +593,11 @@ func (s *server) fill(t testing.TB, c *client) {
 	if refused < 20 {
 		t.Fatal("the kernel takes ever more")
 	}
+}
+
+// eventBytes is an event as a frame has it.
+func eventBytes(id int64, data []byte) []byte {
+	return fmt.Appendf(nil, "id: %d\ndata: %s\n\n", id, data)
 }
 
 // connectionPair is a stream that belongs to no server, and its client's end.
