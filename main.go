@@ -3,8 +3,11 @@
 //	GET /                        the page that shows it
 //	GET /dashboard/stream        the stream: one JSON snapshot each interval
 //	GET /dashboard/trigger-test  adds a test activity and broadcasts at once
+//	POST /dashboard/activities   adds an activity and broadcasts at once
+//	PUT /dashboard/snapshot      takes the place of this host's own snapshots
 //	GET /dashboard/history       the figures of the last ten minutes as JSON
 //	GET /dashboard/debug         the server's state as JSON
+//	GET /metrics                 the same for Prometheus
 //	GET /health                  OK
 //
 // Each setting is a flag and an environment variable (-interval, SSE_INTERVAL); -h lists them.
@@ -15,8 +18,11 @@
 package main
 
 import (
+	"bytes"
+	"compress/flate"
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	_ "embed"
 	"encoding/base64"
 	"encoding/json"
@@ -28,6 +34,7 @@ import (
 	"maps"
 	"math"
 	"math/rand"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -37,11 +44,14 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 	"unsafe"
 )
 
@@ -58,6 +68,7 @@ const (
 	historySpan   = 10 * time.Minute        // of figures that /dashboard/history gives
 	historyStep   = 1900 * time.Millisecond // between two of them, at the least
 	diskPatience  = 10 * time.Second        // an older answer of statfs(2) is no figure any more
+	givenPatience = 10 * time.Second        // a snapshot from elsewhere is stale after that
 	probeTimeout  = 2 * time.Second         // for one GET of the probed URL
 	retryEvery    = 100 * time.Millisecond  // between tries of a stream that is behind
 	sweepEvery    = 1500 * time.Millisecond // between looks whether a client is gone
@@ -73,6 +84,9 @@ const (
 	recvBuffer   = 4 << 10  // bytes, SO_RCVBUF of a stream: what a client sends is thrown away
 	maxLog       = 16 << 10 // lines of the log that wait for its reader
 	maxUserAgent = 128      // characters kept of a User-Agent header
+	maxActivity  = 4 << 10  // bytes of a posted activity
+	maxMessage   = 500      // characters of its message
+	maxSnapshot  = 64 << 10 // bytes of a snapshot from elsewhere
 	maxListed    = 100      // open streams that /dashboard/debug lists
 	feedLength   = 10       // activities in a snapshot, after "Dashboard updated"
 	perWorker    = 256      // streams that make one more worker of a fan-out pay
@@ -89,6 +103,7 @@ const (
 // settings are what flags and SSE_… variables say; -h explains each.
 type settings struct {
 	addr, probe, disk, logFormat string
+	token                        string // "": none is asked for
 	interval, heartbeat          time.Duration
 	origins                      []string
 	maxStreams                   int
@@ -112,6 +127,7 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &descriptors)
 	limit := int(min(uint64(descriptors.Cur), 1<<20))
 	fs.IntVar(&s.maxStreams, "max-streams", limit-max(limit/20, 64), "most streams open")
+	tokenFile := fs.String("token-file", "", "`path` of a file with the token that requests need")
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.VisitAll(func(f *flag.Flag) {
@@ -141,6 +157,17 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	fs.VisitAll(func(f *flag.Flag) { s.inForce[f.Name] = f.Value.String() })
 	delete(s.inForce, "version")
 
+	s.token = getenv("SSE_TOKEN")
+	if *tokenFile != "" && err == nil {
+		var b []byte
+		b, err = os.ReadFile(*tokenFile)
+		s.token = strings.TrimSpace(string(b))
+		if err == nil && s.token == "" {
+			err = fmt.Errorf("-token-file %s is empty", *tokenFile)
+		} else if err != nil {
+			err = fmt.Errorf("reading -token-file: %w", err)
+		}
+	}
 	must := func(ok bool, text string, value any) {
 		if err == nil && !ok {
 			err = fmt.Errorf(text, value)
@@ -243,8 +270,10 @@ type SSEServer struct {
 	trying   atomic.Bool           // a try of the streams that are behind is due
 	swept    atomic.Int64          // when sweep ran, in ns since started
 	stopping atomic.Bool
+	zipped   atomic.Int64 // compressed streams
 
-	turn sync.Mutex       // one snapshot at a time; held until the first
+	turn sync.Mutex // one snapshot at a time; held until the first; guards zip
+	zip  compressor
 	fan  sync.Mutex       // one fan-out at a time; guards all
 	all  []*SSEConnection // the streams of the fan-out under way
 
@@ -256,8 +285,12 @@ type SSEServer struct {
 	broadcasts      uint64
 	opened, refused uint64 // streams so far, and requests for one; opened numbers them
 	figures         figures
-	feed            []activity // newest first
-	history         []figures  // oldest first
+	feed            []activity    // newest first
+	history         []figures     // oldest first
+	spent           time.Duration // in broadcasts
+	given           []byte        // the newest snapshot from elsewhere; nil: none ever came
+	givenAt         time.Time
+	renew           *time.Timer // runs out when that is stale
 }
 
 // newSSEServer takes over l; serve closes it.
@@ -269,8 +302,11 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 	set.inForce["probe"], set.inForce["addr"] = probe.Redacted(), l.Addr().String()
 	host := &sampler{settings: set, log: log, proc: "/proc", sys: "/sys", alarms: alarms,
 		cpuPercent: math.NaN(), response: math.NaN()}
-	return &SSEServer{settings: set, log: log, listener: l, host: host, started: time.Now(),
+	s := &SSEServer{settings: set, log: log, listener: l, host: host, started: time.Now(),
 		conns: map[*SSEConnection]struct{}{}, closed: map[string]uint64{}}
+	s.renew = time.AfterFunc(time.Hour, func() { s.deliver(s.add()) })
+	s.renew.Stop()
+	return s
 }
 
 // serve runs the server until ctx is done (nil) or its listener fails. When it returns, every
@@ -278,6 +314,9 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 func (s *SSEServer) serve(ctx context.Context) error {
 	s.log.Info("listening", "url", localURL(s.listener)+"/", "version", version,
 		"settings", s.inForce)
+	if addr := s.listener.Addr().(*net.TCPAddr); s.token == "" && !addr.IP.IsLoopback() {
+		s.log.Warn("no token: whoever reaches the port can read and trigger; see SSE_TOKEN")
+	}
 	srv := &http.Server{
 		Handler: s, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: shortTimeout, WriteTimeout: shortTimeout,
@@ -313,6 +352,7 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	srv.Shutdown(loops) // the loops answer triggers that wait
 	srv.Close()         // what is not done by then
 	stopLoops()
+	s.renew.Stop()
 	s.stopping.Store(true) // none joins any more
 	n := s.fanOut(end, func(c *SSEConnection, _ time.Time) bool { return s.remove(c, errStopping) })
 	wg.Wait()
@@ -329,7 +369,7 @@ func (s *SSEServer) tick(now time.Time) {
 	if s.newest.Load() == nil {
 		s.broadcast(now)
 		s.turn.Unlock()
-	} else if s.interval > 0 {
+	} else if s.interval > 0 && !s.isGiven(now) {
 		s.deliver(s.add())
 	}
 }
@@ -362,6 +402,13 @@ func (s *SSEServer) add(list ...activity) int64 {
 	return s.lastID
 }
 
+// isGiven tells whether snapshots from elsewhere arrive.
+func (s *SSEServer) isGiven(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.given != nil && now.Sub(s.givenAt) < givenPatience
+}
+
 // deliver gives a snapshot after that id, once every stream was offered it. Who asks while one
 // is on its way shares the next: a flood makes one each minInterval.
 func (s *SSEServer) deliver(after int64) *frame {
@@ -381,12 +428,24 @@ func (s *SSEServer) broadcast(now time.Time) *frame {
 	s.broadcasts++
 	s.lastID = max(s.lastID+1, now.UnixMilli())
 	f := &frame{id: s.lastID, at: now}
-	figures, feed := s.figures, slices.Clone(s.feed)
+	figures, feed, data, since := s.figures, slices.Clone(s.feed), s.given, s.givenAt
 	s.mu.Unlock()
-	f.bytes = fmt.Appendf(nil, "id: %d\ndata: %s\n\n", f.id, formatSnapshot(figures, feed, now))
+	if data == nil {
+		data = []byte(formatSnapshot(figures, feed, now))
+	} else if now.Sub(since) >= givenPatience {
+		data = staleSnapshot(data, since)
+	}
+	f.bytes = fmt.Appendf(nil, "id: %d\ndata: %s\n\n", f.id, data)
+	if s.zipped.Load() > 0 {
+		s.zip.compress(f, s.beats.Load())
+	}
 	s.newest.Store(f)
 	f.streams = s.fanOut(now, s.offer)
-	s.log.Debug("broadcast", "id", f.id, "streams", f.streams, "duration", time.Since(now))
+	took := time.Since(now)
+	s.mu.Lock()
+	s.spent += took
+	s.mu.Unlock()
+	s.log.Debug("broadcast", "id", f.id, "streams", f.streams, "duration", took)
 	return f
 }
 
@@ -651,17 +710,78 @@ type frame struct {
 	at      time.Time
 	bytes   []byte
 	streams int // that have it, once it was offered to all
+
+	// For compressed streams; nil if there was none. The delta is for those that got the frame
+	// before, and as many heartbeats since.
+	key, delta []byte
+	before     int64
+	beats      uint64
 }
 
 var heartbeatBytes = []byte(": heartbeat\n\n")
 
 const streamHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" +
 	"Cache-Control: no-cache, no-transform\r\nConnection: close\r\n" +
-	"X-Accel-Buffering: no\r\nVary: Origin\r\n"
+	"X-Accel-Buffering: no\r\nVary: Origin, Accept-Encoding\r\n"
 
 // drawRetry draws a reconnection time in seconds, so that not all clients come back at once.
 func drawRetry(least, most int) string {
 	return fmt.Sprintf("retry: %d\n", 1000*least+rand.Intn(1000*(most-least)))
+}
+
+// gzipHead begins a compressed stream: RFC 1952, no time, no name.
+const gzipHead = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+
+// A compressor compresses each frame once for all streams; see RFC 1951. What it has in its
+// window is what a stream has that missed nothing since the last frame.
+type compressor struct {
+	w     *flate.Writer // nil until the first compressed stream
+	out   bytes.Buffer
+	id    int64  // of the frame in the window
+	beats uint64 // that had been due by then
+}
+
+// compress makes f's two forms: a delta for streams whose bytes so far end with what is in the
+// window and the heartbeats that were due since, and a key for all others. beats is their total.
+func (z *compressor) compress(f *frame, beats uint64) {
+	if z.w == nil {
+		z.w, _ = flate.NewWriter(&z.out, flate.DefaultCompression) // a valid level
+	}
+	f.before, f.beats = z.id, beats-z.beats
+	z.id, z.beats = f.id, beats
+	z.block(bytes.Repeat(heartbeatBytes, int(f.beats)))
+	f.delta = z.block(f.bytes)
+	z.w.Reset(&z.out)
+	f.key = z.block(f.bytes)
+}
+
+// block compresses b up to a byte boundary, so that anything may follow.
+func (z *compressor) block(b []byte) []byte {
+	z.out.Reset()
+	z.w.Write(b)
+	z.w.Flush()
+	return bytes.Clone(z.out.Bytes())
+}
+
+// heartbeatBlock ends in an empty block, without which some readers wait for what follows.
+var heartbeatBlock = append(stored(heartbeatBytes), stored(nil)...)
+
+// stored makes b a block as it is; b is short.
+func stored(b []byte) []byte {
+	n := len(b)
+	return append([]byte{0, byte(n), byte(n >> 8), ^byte(n), ^byte(n >> 8)}, b...)
+}
+
+// acceptsGzip reads Accept-Encoding; RFC 9110, section 12.5.3.
+func acceptsGzip(r *http.Request) bool {
+	for _, part := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
+		name, params, _ := strings.Cut(strings.ToLower(strings.ReplaceAll(part, " ", "")), ";")
+		if name == "gzip" {
+			q, err := strconv.ParseFloat(strings.TrimPrefix(params, "q="), 64)
+			return params == "" || err == nil && q > 0
+		}
+	}
+	return false
 }
 
 // sweep removes the streams whose client is gone, unless that was done a moment ago.
@@ -707,6 +827,23 @@ func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) b
 	return int(count.Load())
 }
 
+// newestFor gives the newest frame, in compressed form too if c needs that.
+func (s *SSEServer) newestFor(c *SSEConnection) *frame {
+	f := s.newest.Load()
+	if f == nil || !c.gzip || f.key != nil {
+		return f
+	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if f = s.newest.Load(); f.key == nil {
+		again := *f
+		s.zip.compress(&again, s.beats.Load())
+		s.newest.Store(&again)
+		f = &again
+	}
+	return f
+}
+
 // offer gives c what it is owed, and tells whether it has that; those that have not are retried.
 func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
 	current, err := c.offer(s.newest.Load(), s.beats.Load(), now)
@@ -726,6 +863,9 @@ func (s *SSEServer) reserve(c *SSEConnection) bool {
 	s.opened++
 	c.number = s.opened
 	s.conns[c] = struct{}{}
+	if c.gzip {
+		s.zipped.Add(1)
+	}
 	return true
 }
 
@@ -740,6 +880,9 @@ func (s *SSEServer) remove(c *SSEConnection, err error) bool {
 	}
 	s.mu.Lock()
 	delete(s.conns, c)
+	if c.gzip {
+		s.zipped.Add(-1)
+	}
 	s.closed[why]++
 	s.past = s.past.plus(c.counters)
 	n := len(s.conns)
@@ -767,6 +910,8 @@ type SSEConnection struct {
 	last  int64      // id of the newest frame begun
 	owed  int64      // id of a newer one that the kernel did not take; 0: none
 	beats uint64     // heartbeats that were due and are sent
+	heard uint64     // heartbeats sent since the newest frame
+	gzip  bool       // the stream is compressed
 	counters
 	blocked time.Time // when the kernel last took something, while the stream is behind
 	err     error     // of the last send
@@ -800,13 +945,18 @@ func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool,
 			c.skipped++
 		}
 		c.owed = newest.id
-		if len(c.rest) == 0 && c.send(newest.bytes) {
-			c.last, c.owed = newest.id, 0
+		if len(c.rest) == 0 && c.send(c.form(newest)) {
+			c.last, c.owed, c.heard = newest.id, 0, 0
 			c.events++
 		}
 	}
-	if c.owed == 0 && beats > c.beats && len(c.rest) == 0 && c.send(heartbeatBytes) {
+	heartbeat := heartbeatBytes
+	if c.gzip {
+		heartbeat = heartbeatBlock
+	}
+	if c.owed == 0 && beats > c.beats && len(c.rest) == 0 && c.send(heartbeat) {
 		c.beats = beats
+		c.heard++
 	}
 	if c.owed == 0 && beats <= c.beats && len(c.rest) == 0 {
 		c.blocked = time.Time{}
@@ -818,6 +968,25 @@ func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool,
 		c.err = errStalled
 	}
 	return false, c.err
+}
+
+// ownLine is a line of this stream alone, as it is sent.
+func (c *SSEConnection) ownLine(text string) []byte {
+	if c.gzip {
+		return stored([]byte(text))
+	}
+	return []byte(text)
+}
+
+// form is what of f this stream is sent. It needs mu.
+func (c *SSEConnection) form(f *frame) []byte {
+	switch {
+	case !c.gzip:
+		return f.bytes
+	case c.last == f.before && c.heard == f.beats:
+		return f.delta
+	}
+	return f.key
 }
 
 // send offers b to the kernel, which takes what it can at once; if it takes some of it, the rest
@@ -851,7 +1020,7 @@ func (c *SSEConnection) close(why error) bool {
 		reset := &syscall.Linger{Onoff: 1}
 		syscall.SetsockoptLinger(c.fd, syscall.SOL_SOCKET, syscall.SO_LINGER, reset)
 	case errStopping: // tells the client when to come back
-		c.send(append(slices.Clip(c.rest), drawRetry(1, 5)+"\n"...))
+		c.send(append(slices.Clip(c.rest), c.ownLine(drawRetry(1, 5)+"\n")...))
 	}
 	discard(c.fd)
 	syscall.Shutdown(c.fd, syscall.SHUT_WR)
@@ -920,19 +1089,28 @@ func (s *SSEServer) open(c *SSEConnection, w http.ResponseWriter, r *http.Reques
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpUserTimeout, vanishLimit)
 	}
 	head := streamHead
+	if c.gzip {
+		head += "Content-Encoding: gzip\r\n"
+	}
 	if origin := w.Header().Get("Access-Control-Allow-Origin"); origin != "" {
 		head += "Access-Control-Allow-Origin: " + origin + "\r\n"
 	}
 	s.log.Info("stream opened", "stream", c.number, "remote", c.remote, "user_agent", c.userAgent)
+	newest := s.newestFor(c)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd == isClosed { // by the server's end
 		return syscall.Close(fd)
 	}
-	c.fd, c.rest, c.beats = fd, []byte(head+"\r\n"+drawRetry(1, 5)), s.beats.Load()
-	if f := s.newest.Load(); f != nil {
-		c.rest = append(c.rest, f.bytes...)
-		c.last, c.events = f.id, 1
+	head += "\r\n"
+	if c.gzip {
+		head += gzipHead
+	}
+	c.fd, c.beats = fd, s.beats.Load()
+	c.rest = append([]byte(head), c.ownLine(drawRetry(1, 5))...)
+	if newest != nil {
+		c.rest = append(c.rest, c.form(newest)...)
+		c.last, c.events = newest.id, 1
 	}
 	return nil
 }
@@ -946,6 +1124,9 @@ var routes = map[string]struct {
 	"/dashboard/history":      {"GET, HEAD", "application/json", (*SSEServer).serveHistory},
 	"/dashboard/stream":       {"GET", "text/event-stream", (*SSEServer).serveStream},
 	"/dashboard/trigger-test": {"GET", "application/json", (*SSEServer).serveTrigger},
+	"/dashboard/activities":   {"POST", "application/json", (*SSEServer).serveActivities},
+	"/dashboard/snapshot":     {"PUT", "application/json", (*SSEServer).serveSnapshot},
+	"/metrics":                {"GET, HEAD", "text/plain; version=0.0.4", (*SSEServer).serveMetrics},
 	"/dashboard/debug":        {"GET, HEAD", "application/json", (*SSEServer).serveDebug},
 	"/health":                 {"GET, HEAD", "text/plain; charset=utf-8", (*SSEServer).serveHealth},
 }
@@ -962,7 +1143,13 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Access-Control-Allow-Origin", origin)
 	}
 	rt, ok := routes[r.URL.Path]
+	status, sentence := s.refusal(r)
 	switch {
+	case status != 0:
+		if status == http.StatusUnauthorized {
+			h.Set("WWW-Authenticate", `Basic realm="sse-server", charset="UTF-8"`)
+		}
+		http.Error(w, sentence, status)
 	case !ok:
 		http.Error(w, "Nothing is here: the page is /, the stream /dashboard/stream.", 404)
 	case r.Method == "OPTIONS" && allowed:
@@ -977,6 +1164,75 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set("Content-Type", rt.contentType)
 		rt.serve(s, w, r)
 	}
+}
+
+// refusal gives the status and the sentence for a request that is not allowed; 0 if it is.
+func (s *SSEServer) refusal(r *http.Request) (status int, sentence string) {
+	isKnown := func(origin string) bool {
+		_, host, _ := strings.Cut(origin, "//")
+		return hostname(host) == hostname(r.Host)
+	}
+	onLoopback := s.listener.Addr().(*net.TCPAddr).IP.IsLoopback()
+	switch {
+	case r.URL.Path == "/health":
+	case onLoopback && r.Host != "" && !isLoopback(r.Host) && !slices.ContainsFunc(s.origins, isKnown):
+		return 403, "The server is not known by that host name: add its origin to -origins."
+	case r.URL.Path != "/" && !s.isOwnPage(r): // a link to the page is harmless
+		return 403, "Pages of other origins need theirs in -origins."
+	case s.token == "" && (r.Method == "POST" || r.Method == "PUT") && !isLocal(r):
+		return 403, "Only this machine's own requests may do that, unless SSE_TOKEN is set."
+	case s.token != "" && r.Method != "OPTIONS" && !s.hasToken(r):
+		return 401, "Send the server's token: Authorization: Bearer, or as the password."
+	}
+	return 0, ""
+}
+
+// hasToken compares in constant time, and logs whoever sends a wrong one.
+func (s *SSEServer) hasToken(r *http.Request) bool {
+	_, given, ok := r.BasicAuth()
+	scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		given, ok = rest, true
+	}
+	if ok && subtle.ConstantTimeCompare([]byte(given), []byte(s.token)) == 1 {
+		return true
+	}
+	if scheme != "" {
+		s.log.Warn("wrong token", "remote", r.RemoteAddr)
+	}
+	return false
+}
+
+// isOwnPage tells whether a request comes from no page, from one of this server, or from one
+// of an allowed origin.
+func (s *SSEServer) isOwnPage(r *http.Request) bool {
+	site, origin := r.Header.Get("Sec-Fetch-Site"), r.Header.Get("Origin")
+	own := site == "same-origin" || site == "none"
+	if origin == "" && !own {
+		origin = originOf(r.Referer())
+	}
+	if slices.Contains(s.origins, origin) {
+		return true
+	}
+	_, host, _ := strings.Cut(origin, "//")
+	return (own || site == "") && (origin == "" || strings.EqualFold(host, r.Host))
+}
+
+// isLocal tells whether a request comes from this machine and through no proxy.
+func isLocal(r *http.Request) bool {
+	return isLoopback(r.RemoteAddr) && isLoopback(r.Host) &&
+		r.Header.Get("Forwarded") == "" && r.Header.Get("X-Forwarded-For") == ""
+}
+
+func isLoopback(hostport string) bool {
+	name := hostname(hostport)
+	return name == "localhost" || strings.HasSuffix(name, ".localhost") || net.ParseIP(name).IsLoopback()
+}
+
+// hostname is the host of host:port or host, in lower case.
+func hostname(hostport string) string {
+	u := url.URL{Host: hostport}
+	return strings.ToLower(u.Hostname())
 }
 
 // pagePolicy allows the page what is written in it, and requests to this server.
@@ -1018,7 +1274,7 @@ func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
 // GET /dashboard/stream
 func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
 	c := &SSEConnection{fd: notOpen, remote: r.RemoteAddr, since: time.Now(),
-		userAgent: fmt.Sprintf("%.*s", maxUserAgent, r.UserAgent())}
+		userAgent: fmt.Sprintf("%.*s", maxUserAgent, r.UserAgent()), gzip: acceptsGzip(r)}
 	ok := s.reserve(c)
 	if !ok {
 		s.sweep(c.since) // makes room where clients are gone
@@ -1051,6 +1307,89 @@ func (s *SSEServer) refuse(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "The server is "+state+": try again later.", http.StatusServiceUnavailable)
 }
 
+// readBody reads a JSON body of at most limit bytes. Where it is none it answers and gives nil.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) []byte {
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var tooLarge *http.MaxBytesError
+	switch {
+	case kind != "application/json":
+		http.Error(w, "Content-Type must be application/json.", http.StatusUnsupportedMediaType)
+	case errors.As(err, &tooLarge):
+		http.Error(w, fmt.Sprintf("The body may have %d bytes at most.", limit), 413)
+	case err != nil:
+		http.Error(w, "The body did not arrive whole.", 400)
+	case !utf8.Valid(b):
+		http.Error(w, "The body must be valid UTF-8.", 400)
+	case !json.Valid(b) || bytes.TrimSpace(b)[0] != '{':
+		http.Error(w, "The body must be one JSON object.", 400)
+	default:
+		return b
+	}
+	return nil
+}
+
+// POST /dashboard/activities
+func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
+	body := readBody(w, r, maxActivity)
+	if body == nil {
+		return
+	}
+	in := struct{ Message, Level any }{Level: "info"}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	err := d.Decode(&in)
+	message, _ := in.Message.(string)
+	level, _ := in.Level.(string)
+	n := utf8.RuneCountInString(message)
+	switch {
+	case err != nil: // json: unknown field "x"
+		http.Error(w, "The body may have message and level only.", 400)
+	case n < 1 || n > maxMessage || strings.ContainsFunc(message, unicode.IsControl):
+		http.Error(w, "The message must be 1 to 500 characters, and no control characters.", 400)
+	case !slices.Contains([]string{"info", "success", "warning", "error"}, level):
+		http.Error(w, "The level must be info, success, warning or error.", 400)
+	default:
+		a := newActivity(time.Now(), level, message)
+		f := s.deliver(s.add(a))
+		w.WriteHeader(http.StatusCreated)
+		json.NewEncoder(w).Encode(map[string]any{"activity": a, "id": f.id, "streams": f.streams})
+	}
+}
+
+// PUT /dashboard/snapshot
+func (s *SSEServer) serveSnapshot(w http.ResponseWriter, r *http.Request) {
+	body := readBody(w, r, maxSnapshot)
+	if body == nil {
+		return
+	}
+	var line bytes.Buffer
+	json.Compact(&line, body) // it is valid
+	s.mu.Lock()
+	s.given, s.givenAt = line.Bytes(), time.Now()
+	id := s.lastID
+	s.mu.Unlock()
+	s.renew.Reset(givenPatience)
+	s.deliver(id)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// staleSnapshot says in the status of a snapshot that it is the last one, where it has one.
+func staleSnapshot(data []byte, since time.Time) []byte {
+	var top, status map[string]json.RawMessage
+	json.Unmarshal(data, &top)
+	if json.Unmarshal(top["system_status"], &status) != nil || status["status"] == nil {
+		return data
+	}
+	status["status"] = json.RawMessage(`"stale"`)
+	if status["message"] != nil {
+		status["message"] = json.RawMessage(`"No snapshot since ` + since.Format(time.TimeOnly) + `"`)
+	}
+	top["system_status"], _ = json.Marshal(status)
+	data, _ = json.Marshal(top)
+	return data
+}
+
 // GET /dashboard/trigger-test
 func (s *SSEServer) serveTrigger(w http.ResponseWriter, _ *http.Request) {
 	f := s.deliver(s.add(newActivity(time.Now(), "info", testMessage)))
@@ -1062,8 +1401,92 @@ func (s *SSEServer) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	io.WriteString(w, "OK")
 }
 
+// sent gives the open streams, and what all streams ever were sent.
+func (s *SSEServer) sent() ([]*SSEConnection, counters) {
+	s.mu.Lock()
+	total := s.past
+	conns := make([]*SSEConnection, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.mu.Lock()
+		total = total.plus(c.counters)
+		c.mu.Unlock()
+	}
+	return conns, total
+}
+
+// GET /metrics
+func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
+	var b []byte
+	last := ""
+	// metric appends a sample; suffix is what follows the name. NaN is left out.
+	metric := func(name, suffix, kind, help string, v float64) {
+		if math.IsNaN(v) {
+			return
+		}
+		if name != last {
+			b = fmt.Appendf(b, "# HELP %s %s\n# TYPE %[1]s %[3]s\n", name, help, kind)
+			last = name
+		}
+		b = fmt.Appendf(b, "%s%s %g\n", name, suffix, v)
+	}
+	conns, total := s.sent()
+	cpu, resident, files := processUse()
+	s.mu.Lock()
+	opened, refused, count, spent := s.opened, s.refused, s.broadcasts, s.spent.Seconds()
+	f, closed := s.figures, maps.Clone(s.closed)
+	s.mu.Unlock()
+
+	const took = "sse_broadcast_duration_seconds"
+	metric("sse_streams_open", "", "gauge", "Streams open.", float64(len(conns)))
+	metric("sse_streams_opened_total", "", "counter", "Streams opened.", float64(opened))
+	metric("sse_streams_rejected_total", "", "counter", "Streams refused.", float64(refused))
+	for _, reason := range []string{"client", "error", "shutdown", "stalled"} {
+		metric("sse_streams_closed_total", `{reason="`+reason+`"}`, "counter", "Streams closed.",
+			float64(closed[reason]))
+	}
+	metric("sse_frames_sent_total", "", "counter", "Snapshots sent.", float64(total.events))
+	metric("sse_frames_skipped_total", "", "counter", "Snapshots that streams behind were not sent.",
+		float64(total.skipped))
+	metric("sse_bytes_sent_total", "", "counter", "Bytes sent on streams.", float64(total.bytes))
+	metric(took, "_sum", "summary", "Time spent in broadcasts.", spent)
+	metric(took, "_count", "summary", "", float64(count))
+	metric("sse_host_cpu_ratio", "", "gauge", "Busy part of the CPUs.", f.cpu/100)
+	metric("sse_host_memory_ratio", "", "gauge", "Memory in use.", f.memory/100)
+	metric("sse_host_disk_ratio", "", "gauge", "Disk in use.", f.disk/100)
+	metric("sse_host_network_bytes_per_second", "", "gauge", "Received and sent.", f.network*1e6/8)
+	metric("sse_probe_duration_seconds", "", "gauge", "Response time of the probe.", f.response/1e3)
+	metric("process_resident_memory_bytes", "", "gauge", "Resident memory.", resident)
+	metric("process_cpu_seconds_total", "", "counter", "User and system time.", cpu)
+	metric("process_open_fds", "", "gauge", "File descriptors open.", files)
+	metric("go_goroutines", "", "gauge", "Goroutines.", float64(runtime.NumGoroutine()))
+	metric("sse_build_info", fmt.Sprintf("{version=%q,goversion=%q}", version, runtime.Version()),
+		"gauge", "The version; always 1.", 1)
+	w.Write(b)
+}
+
+// processUse gives this process's CPU time in seconds, resident memory in bytes and open
+// descriptors; NaN where there is no /proc.
+func processUse() (cpu, resident, files float64) {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	cpu = float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
+	resident, files = math.NaN(), math.NaN()
+	if text, err := os.ReadFile("/proc/self/statm"); err == nil {
+		fmt.Sscan(string(text), new(int), &resident)
+		resident *= float64(os.Getpagesize())
+	}
+	if list, err := os.ReadDir("/proc/self/fd"); err == nil {
+		files = float64(len(list))
+	}
+	return cpu, resident, files
+}
+
 // GET /dashboard/debug
-func (s *SSEServer) serveDebug(w http.ResponseWriter, _ *http.Request) {
+func (s *SSEServer) serveDebug(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -1075,27 +1498,24 @@ func (s *SSEServer) serveDebug(w http.ResponseWriter, _ *http.Request) {
 		"broadcasts": s.broadcasts, "newest_id": s.lastID, "goroutines": runtime.NumGoroutine(),
 		"heap_bytes": m.HeapAlloc, "memory_bytes": m.Sys - m.HeapReleased,
 	}
-	total := s.past
-	conns := make([]*SSEConnection, 0, len(s.conns))
-	for c := range s.conns {
-		conns = append(conns, c)
-	}
 	s.mu.Unlock()
+	conns, total := s.sent()
 	slices.SortFunc(conns, func(a, b *SSEConnection) int { return int(b.number) - int(a.number) })
 	list := []any{}
-	for _, c := range conns {
+	encodings := map[bool]string{false: "identity", true: "gzip"}
+	for _, c := range conns[:min(len(conns), maxListed)] {
 		c.mu.Lock()
 		n, behind := c.counters, 0.0
 		if !c.blocked.IsZero() {
 			behind = now.Sub(c.blocked).Round(time.Millisecond).Seconds()
 		}
 		c.mu.Unlock()
-		total = total.plus(n)
-		if len(list) < maxListed {
-			list = append(list, map[string]any{"stream": c.number, "remote": c.remote,
-				"user_agent": c.userAgent, "since": c.since, "events": n.events, "bytes": n.bytes,
-				"skipped": n.skipped, "encoding": "identity", "seconds_behind": behind})
-		}
+		list = append(list, map[string]any{"stream": c.number, "remote": c.remote,
+			"user_agent": c.userAgent, "since": c.since, "events": n.events, "bytes": n.bytes,
+			"skipped": n.skipped, "encoding": encodings[c.gzip], "seconds_behind": behind})
+	}
+	if s.token == "" && !isLocal(r) {
+		list = nil // who reads is not for everybody
 	}
 	state["events_sent"], state["events_skipped"] = total.events, total.skipped
 	state["bytes_sent"], state["streams"] = total.bytes, list

@@ -76,7 +76,7 @@ type historyReply struct {
 func (s *SSEServer) historyReply(t testing.TB) (h historyReply) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest("GET", "/dashboard/history", nil))
+	s.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/dashboard/history", nil))
 	d := json.NewDecoder(w.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&h); err != nil || w.Header().Get("Content-Type") != "application/json" {

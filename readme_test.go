@@ -35,10 +35,52 @@ func TestReadmeNamesEachSettingWithItsVariableAndDefault(t *testing.T) {
 
 func TestReadmeNamesEachEndpoint(t *testing.T) {
 	readme := readReadme(t)
-	for path := range routes {
-		if !strings.Contains(readme, "| `GET "+path+"` |") {
+	for path, rt := range routes {
+		method, _, _ := strings.Cut(rt.methods, ", ")
+		if !strings.Contains(readme, "| `"+method+" "+path+"` |") {
 			t.Errorf("the README's table lacks %s", path)
 		}
+	}
+}
+
+// The README's curl and Ruby lines post and put what they say.
+func TestReadmesCurlAndRubyLinesPost(t *testing.T) {
+	t.Parallel()
+	readme := readReadme(t)
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	c.event(t)
+	dir := t.TempDir()
+	write(t, dir+"/snapshot.json", "{\n \"n\": 42\n}\n")
+	run := func(program, text string) {
+		t.Helper()
+		cmd := exec.Command(program)
+		cmd.Dir, cmd.Stdin = dir, strings.NewReader(strings.ReplaceAll(text, "localhost:3001", s.addr))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s\n%s", program, err, text, out)
+		}
+	}
+	block := func(pattern string) string {
+		t.Helper()
+		m := regexp.MustCompile(pattern).FindStringSubmatch(readme)
+		if m == nil {
+			t.Fatalf("the README has no %s", pattern)
+		}
+		return m[1]
+	}
+	if ruby, err := exec.LookPath("ruby"); err == nil {
+		run(ruby, "require 'json'\n"+block("(?s)```ruby\n(.*?)```")+"\nexit tell_dashboard(%q(Nightly \"backup\" done), 'warning').is_a?(Net::HTTPCreated)\n")
+		if a := c.event(t).snapshot(t).Activities[1]; a.Message != `Nightly "backup" done` || a.Level != "warning" {
+			t.Errorf("Ruby's activity is %+v", a)
+		}
+	}
+	run("sh", block(`(?m)^(curl .*/dashboard/activities .*)$`))
+	if a := c.event(t).snapshot(t).Activities[1]; a.Message != "Deployed v42" || a.Level != "success" {
+		t.Errorf("curl's activity is %+v", a)
+	}
+	run("sh", block(`(?m)^(curl -X PUT .*)$`))
+	if e := c.event(t); string(e.data) != `{"n":42}` {
+		t.Errorf("curl's snapshot is %s", e.data)
 	}
 }
 
@@ -90,12 +132,7 @@ func TestReadmeConfigurationOfNginxHoldsNothingBack(t *testing.T) {
 	})
 	direct := s.stream(t)
 	direct.event(t)
-	c := dial(t, addr, "GET /dashboard/stream HTTP/1.0\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n")
-	for c.line(t) != "\r\n" {
-	}
-	if line := c.line(t); !strings.HasPrefix(line, "retry: ") {
-		t.Fatalf("the proxied stream begins with %q; nginx's log is %s/log", line, dir)
-	}
+	c := dial(t, addr, "GET /dashboard/stream HTTP/1.0\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n").inflated(t)
 	c.event(t)
 	for i := 0; i < 5; i++ {
 		id := s.trigger(t).ID

@@ -379,7 +379,7 @@ func TestStormOfStreamsWhileBroadcastsRun(t *testing.T) {
 					bad.Add(1)
 					continue
 				}
-				io.WriteString(c, "GET /dashboard/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+				io.WriteString(c, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
 				time.Sleep(time.Duration(r.Intn(20)) * time.Millisecond)
 				c.SetReadDeadline(time.Now().Add(5 * time.Second))
 				b := make([]byte, 1+r.Intn(2000))

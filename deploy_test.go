@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Each proxy runs with the file of deploy/, but for port, certificate and the server's port.
+func TestEachDeployedProxyDeliversEachEventAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, p := range []struct {
+		program, file string
+		conf          func(file, dir, addr, server string) (conf string, args []string)
+	}{
+		{"nginx", "nginx.conf", nginxConf},
+		{"caddy", "Caddyfile", caddyConf},
+		{"haproxy", "haproxy.cfg", haproxyConf},
+	} {
+		p := p
+		t.Run(p.program, func(t *testing.T) {
+			t.Parallel()
+			program, err := exec.LookPath(p.program)
+			if err != nil {
+				t.Skip(p.program, " is not installed")
+			}
+			s := startServer(t, "-interval", "0", "-heartbeat", "400ms", "-origins", "https://dashboard.example.com")
+			s.waitForSnapshot(t)
+			dir, addr := t.TempDir(), freeAddr(t)
+			os.Chmod(filepath.Dir(dir), 0o755)
+			writeCertificate(t, dir+"/tls.pem")
+			file, err := os.ReadFile("deploy/" + p.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conf, args := p.conf(string(file), dir, addr, s.addr)
+			write(t, dir+"/conf", conf)
+			log, err := os.Create(dir + "/log")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer log.Close()
+			cmd := exec.Command(program, args...)
+			cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+			cmd.Stdout, cmd.Stderr = log, log
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { cmd.Process.Kill(); cmd.Wait() }()
+			defer func() {
+				if t.Failed() {
+					b, _ := os.ReadFile(dir + "/log")
+					t.Logf("%s says\n%s", p.program, b)
+				}
+			}()
+			eventually(t, p.program+" listens", func() bool {
+				c, err := net.Dial("tcp", addr)
+				if err == nil {
+					c.Close()
+				}
+				return err == nil
+			})
+			checkProxy(t, s, addr)
+		})
+	}
+}
+
+func checkProxy(t *testing.T, s *server, addr string) {
+	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, DisableCompression: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "dashboard.example.com"}}}
+	defer client.CloseIdleConnections()
+	ask := func(ctx context.Context, method, path string, header ...string) *http.Response {
+		t.Helper()
+		r, _ := http.NewRequestWithContext(ctx, method, "https://"+addr+path, strings.NewReader(""))
+		r.Host = "dashboard.example.com"
+		for i := 0; i < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
+		}
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp
+	}
+	for _, prefix := range []string{"", "/machines/a"} {
+		ctx, leave := context.WithCancel(context.Background())
+		defer leave()
+		direct := s.stream(t)
+		direct.event(t)
+		resp := ask(ctx, "GET", prefix+"/dashboard/stream", "Sec-Fetch-Site", "same-origin")
+		if resp.StatusCode != 200 || resp.ProtoMajor != 2 || resp.Header.Get("Content-Type") != "text/event-stream" {
+			t.Fatalf("the stream is answered %s %s, %v", resp.Proto, resp.Status, resp.Header)
+		}
+		events := bufio.NewReader(resp.Body)
+		until := func(start string) string {
+			t.Helper()
+			for {
+				line, err := events.ReadString('\n')
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.HasPrefix(line, start) {
+					return line
+				}
+			}
+		}
+		until("data: ")
+		worst := time.Duration(0)
+		for i := 0; i < 10; i++ {
+			id := s.trigger(t).ID
+			direct.event(t)
+			start := time.Now()
+			if line := until("id: "); line != fmt.Sprintf("id: %d\n", id) {
+				t.Fatalf("%q came through, want %d", line, id)
+			}
+			worst = max(worst, time.Since(start))
+		}
+		t.Logf("%s/: each event within %v of the direct stream", prefix, worst)
+		if worst > time.Second {
+			t.Errorf("an event was held back for %v", worst)
+		}
+		until(": heartbeat")
+		direct.Close()
+		leave()
+		eventually(t, "the client's disconnect is passed on", func() bool { return s.debug(t).Open == 0 })
+
+		if resp := ask(context.Background(), "GET", prefix+"/", "Sec-Fetch-Site", "none"); resp.StatusCode != 200 ||
+			!strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") || resp.Header.Get("Content-Security-Policy") == "" {
+			t.Errorf("the page is answered %s, %v", resp.Status, resp.Header)
+		}
+		ctx, leave = context.WithCancel(context.Background())
+		if resp := ask(ctx, "GET", prefix+"/dashboard/stream", "Accept-Encoding", "gzip"); resp.Header.Get("Content-Encoding") != "gzip" {
+			t.Errorf("the compressed stream is answered %s, %v", resp.Status, resp.Header)
+		}
+		leave()
+		if resp := ask(context.Background(), "POST", prefix+"/dashboard/activities"); resp.StatusCode != 403 {
+			t.Errorf("posting through the proxy is answered %s", resp.Status)
+		}
+		eventually(t, "all streams are gone", func() bool { return s.debug(t).Open == 0 })
+	}
+}
+
+func nginxConf(file, dir, addr, server string) (string, []string) {
+	file = strings.NewReplacer("127.0.0.1:3001", server, "listen 443", "listen "+addr,
+		"/etc/ssl/certs/dashboard.pem", dir+"/tls.pem", "/etc/ssl/private/dashboard.key", dir+"/tls.pem").Replace(file)
+	return fmt.Sprintf("daemon off; master_process off; pid %s/pid; error_log stderr;\nevents {}\nhttp { access_log off;"+
+			" client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;\n%[2]s}\n", dir, file),
+		[]string{"-p", dir, "-c", dir + "/conf", "-e", "stderr"}
+}
+
+func caddyConf(file, dir, addr, server string) (string, []string) {
+	_, port, _ := net.SplitHostPort(addr)
+	file = strings.NewReplacer("127.0.0.1:3001", server,
+		"dashboard.example.com {", "dashboard.example.com:"+port+" {\n\ttls "+dir+"/tls.pem "+dir+"/tls.pem\n").Replace(file)
+	return "{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + file, []string{"run", "--adapter", "caddyfile", "--config", dir + "/conf"}
+}
+
+func haproxyConf(file, dir, addr, server string) (string, []string) {
+	return strings.NewReplacer("127.0.0.1:3001", server, "bind :443", "bind "+addr, "/etc/haproxy/dashboard.pem", dir+"/tls.pem").Replace(file),
+		[]string{"-db", "-f", dir + "/conf"}
+}
+
+// writeCertificate writes a certificate of its own for dashboard.example.com, and its key.
+func writeCertificate(t testing.TB, file string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"dashboard.example.com"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, file, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))+
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})))
+}

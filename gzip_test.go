@@ -1,0 +1,276 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"net/http"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const gzipRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n"
+
+// inflated reads the head of a compressed stream, and gives what follows as a plain one.
+func (c *client) inflated(t testing.TB) *client {
+	t.Helper()
+	head := ""
+	for line := c.line(t); line != "\r\n"; line = c.line(t) {
+		head += line
+	}
+	if !strings.Contains(head, "\r\nContent-Encoding: gzip\r\n") || !strings.Contains(head, "\r\nVary: Origin, Accept-Encoding\r\n") {
+		t.Fatalf("the head is %q", head)
+	}
+	z, err := gzip.NewReader(c.r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := &client{Conn: c.Conn, r: bufio.NewReader(z)}
+	if line := plain.line(t); !strings.HasPrefix(line, "retry: ") {
+		t.Fatalf("the stream begins with %q", line)
+	}
+	return plain
+}
+
+func TestStreamIsCompressedWhereThatIsAccepted(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.waitForSnapshot(t)
+	for accept, want := range map[string]string{
+		"": "", "identity": "", "br, zstd": "", "gzip;q=0": "", "gzip; q=0.0": "", "br, gzip ;q=0": "", "gzip;q=x": "", "xgzip": "", "*": "",
+		"gzip": "gzip", "GZip": "gzip", "gzip, deflate, br, zstd": "gzip", "br;q=1.0, gzip;q=0.8, *;q=0.1": "gzip", "deflate , gzip; q=1": "gzip",
+	} {
+		_, head, _ := s.request(t, "GET", "/dashboard/stream", "Accept-Encoding", accept)
+		if head.Get("Content-Encoding") != want || head.Get("Vary") != "Origin, Accept-Encoding" {
+			t.Errorf("Accept-Encoding %q gets %v", accept, head)
+		}
+	}
+}
+
+// Streams that join at any time and are skipped now and then, with heartbeats between the
+// snapshots: every byte decodes to what the plain stream holds.
+func TestCompressedStreamsDecodeToThePlainOne(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "60ms", "-heartbeat", "200ms")
+	s.waitForSnapshot(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Second)
+	defer cancel()
+	var mu sync.Mutex
+	plain := map[int64]string{}
+	var wg sync.WaitGroup
+	follow := func(request string, seen func(id int64, data string)) (beats int) {
+		c := dial(t, s.addr, request)
+		defer c.Close()
+		defer context.AfterFunc(ctx, func() { c.Close() })()
+		if request == gzipRequest {
+			c = c.inflated(t)
+		} else {
+			c.head(t)
+		}
+		var id int64
+		for lines := bufio.NewScanner(c.r); lines.Scan(); {
+			switch line := lines.Text(); {
+			case line == ": heartbeat":
+				beats++
+			case strings.HasPrefix(line, "id: "):
+				fmt.Sscan(line[4:], &id)
+			case strings.HasPrefix(line, "data: "):
+				seen(id, line[6:])
+			case line != "" && !strings.HasPrefix(line, "retry: "):
+				t.Errorf("a line is %q", line)
+			}
+		}
+		return beats
+	}
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		follow("GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n", func(id int64, data string) {
+			mu.Lock()
+			defer mu.Unlock()
+			plain[id] = data
+		})
+	}()
+	type pair struct {
+		id   int64
+		data string
+	}
+	got := make([][]pair, 12)
+	beats := make([]int, len(got))
+	for i := range got {
+		i := i
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			time.Sleep(time.Duration(rand.Intn(2000)) * time.Millisecond)
+			beats[i] = follow(gzipRequest, func(id int64, data string) {
+				got[i] = append(got[i], pair{id, data})
+				if i%3 == 0 && rand.Intn(10) == 0 {
+					time.Sleep(300 * time.Millisecond) // is behind
+				}
+			})
+		}()
+	}
+	go func() { // triggers at odd times
+		for ctx.Err() == nil {
+			s.deliver(s.add(newActivity(time.Now(), "info", fmt.Sprint("n ", rand.Intn(1000)))))
+			time.Sleep(time.Duration(rand.Intn(500)) * time.Millisecond)
+		}
+	}()
+	wg.Wait()
+	for i, list := range got {
+		if len(list) < 20 || beats[i] < 5 {
+			t.Errorf("stream %d got %d snapshots and %d heartbeats", i, len(list), beats[i])
+		}
+		var last int64
+		for _, p := range list {
+			if want, ok := plain[p.id]; ok && p.data != want {
+				t.Errorf("stream %d: %d is %s, want %s", i, p.id, p.data, want)
+			}
+			if p.id <= last {
+				t.Errorf("stream %d: %d comes after %d", i, p.id, last)
+			}
+			last = p.id
+		}
+	}
+}
+
+// The forms of frames, without a server: each history of a stream that can be.
+func TestKeyAndDeltaBlocksDecodeWhateverWasSkipped(t *testing.T) {
+	s := testServer(t)
+	for round := 0; round < 200; round++ {
+		type stream struct {
+			c    *SSEConnection
+			want bytes.Buffer
+			got  bytes.Buffer
+		}
+		var z compressor
+		total := uint64(0)
+		streams := make([]*stream, 5)
+		for i := range streams {
+			streams[i] = &stream{c: &SSEConnection{gzip: true}}
+			streams[i].got.WriteString(gzipHead)
+		}
+		for id := int64(1); id < 30; id++ {
+			f := &frame{id: id, bytes: eventBytes(id, []byte(formatSnapshot(figures{cpu: float64(rand.Intn(100))}, s.feed, time.Now())))}
+			due := rand.Intn(3)
+			total += uint64(due)
+			for _, x := range streams {
+				for n := due - rand.Intn(2); n > 0; n-- { // one may be missed
+					x.got.Write(heartbeatBlock)
+					x.want.Write(heartbeatBytes)
+					x.c.heard++
+				}
+			}
+			z.compress(f, total)
+			for _, x := range streams {
+				if rand.Intn(5) == 0 {
+					continue // it is skipped
+				}
+				x.got.Write(x.c.form(f))
+				x.want.Write(f.bytes)
+				x.c.last, x.c.heard = id, 0
+			}
+		}
+		for i, x := range streams {
+			r, err := gzip.NewReader(&x.got)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(r)
+			if !errors.Is(err, io.ErrUnexpectedEOF) { // there is no trailer, as in a stream that is cut
+				t.Errorf("reading ends with %v", err)
+			}
+			if !bytes.Equal(got, x.want.Bytes()) {
+				t.Fatalf("stream %d decodes to\n%q\nwant\n%q", i, got, x.want.Bytes())
+			}
+		}
+	}
+}
+
+func TestCompressedStreamHasAtMostFifteenPercentOfThePlainBytes(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "100ms", "-heartbeat", "500ms")
+	for i := 0; i < feedLength; i++ {
+		s.add(newActivity(time.Now(), "info", fmt.Sprintf("Deployed v%d to production by somebody", rand.Intn(1e6))))
+	}
+	s.waitForSnapshot(t)
+	plain := s.stream(t)
+	dial(t, s.addr, gzipRequest).inflated(t).event(t)
+	for i := 0; i < 30; i++ {
+		plain.event(t)
+	}
+	var bytes [2]uint64
+	for _, c := range s.debug(t).Streams {
+		if c.Encoding == "gzip" {
+			bytes[1] = c.Bytes / uint64(c.Events)
+		} else {
+			bytes[0] = c.Bytes / uint64(c.Events)
+		}
+	}
+	if bytes[1] == 0 || bytes[1]*100 > bytes[0]*15 {
+		t.Errorf("a snapshot takes %d bytes plain and %d compressed", bytes[0], bytes[1])
+	}
+}
+
+func TestCompressedStreamEndsWithARetryToo(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.waitForSnapshot(t)
+	c := dial(t, s.addr, gzipRequest).inflated(t)
+	c.event(t)
+	s.stop()
+	rest, err := io.ReadAll(c.r)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || !strings.HasPrefix(string(rest), "retry: ") || !strings.HasSuffix(string(rest), "\n\n") {
+		t.Errorf("the stream ends with %q, %v", rest, err)
+	}
+}
+
+func TestCompressedHeartbeatWaitsForNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h", "-heartbeat", "300ms")
+	s.waitForSnapshot(t)
+	c := dial(t, s.addr, gzipRequest).inflated(t)
+	c.event(t)
+	for i := 0; i < 3; i++ {
+		if line := c.line(t); line != ": heartbeat\n" {
+			t.Errorf("the next line is %q", line)
+		}
+		c.line(t)
+	}
+}
+
+func TestClientsThatAskForGzipThemselvesReadTheStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "100ms", "-heartbeat", "300ms")
+	resp, err := http.Get("http://" + s.addr + "/dashboard/stream") // net/http asks for gzip and decodes it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if !resp.Uncompressed {
+		t.Error("net/http got a plain stream")
+	}
+	c := &client{r: bufio.NewReader(resp.Body)}
+	for i := 0; i < 10; i++ {
+		if line, err := c.r.ReadString('\n'); err != nil {
+			t.Fatalf("%q, %v", line, err)
+		}
+	}
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("curl is not installed")
+	}
+	out, _ := exec.Command(curl, "-sN", "-m", "2", "--compressed", "http://"+s.addr+"/dashboard/stream").Output()
+	if n := strings.Count(string(out), "\ndata: {\"system_status\""); n < 5 || !strings.Contains(string(out), "\n: heartbeat\n") {
+		t.Errorf("curl --compressed shows %d snapshots of %q", n, out)
+	}
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const jsonType = "application/json"
+
+func TestPostedActivityIsInTheNextFrameOfEachStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	c.event(t)
+	code, head, body := s.send(t, "POST", "/dashboard/activities", `{"message":"Deployed v42 — 🚀","level":"success"}`, "Content-Type", jsonType+"; charset=utf-8")
+	var reply struct {
+		Activity activity
+		ID       int64
+		Streams  int
+	}
+	if err := json.Unmarshal([]byte(body), &reply); code != 201 || err != nil || head.Get("Content-Type") != jsonType {
+		t.Fatalf("posting answers %d %q", code, body)
+	}
+	e := c.event(t)
+	got := e.snapshot(t).Activities[1]
+	if reply.ID != e.id || reply.Streams != 1 || reply.Activity != got || got.Message != "Deployed v42 — 🚀" ||
+		got.Level != "success" || got.CSSClass != "activity-success" {
+		t.Errorf("the answer is %+v, the stream has %d %+v", reply, e.id, got)
+	}
+	if code, _, body = s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, "Content-Type", jsonType); code != 201 ||
+		!strings.Contains(body, `"level":"info"`) {
+		t.Errorf("without a level the answer is %d %q", code, body)
+	}
+}
+
+func TestBadActivityIsRefusedInOneSentenceAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	s.waitForSnapshot(t)
+	before := s.debug(t).NewestID
+	long := func(n int) string { return `{"message":"` + strings.Repeat("ä", n) + `"}` }
+	for _, c := range []struct {
+		code              int
+		names, body, kind string
+	}{
+		{415, "Content-Type", `{"message":"x"}`, ""},
+		{415, "Content-Type", `{"message":"x"}`, "text/plain"},
+		{415, "Content-Type", `message=x`, "application/x-www-form-urlencoded"},
+		{413, "4096", `{"message":"x"}` + strings.Repeat(" ", 4096), jsonType},
+		{400, "JSON", ``, jsonType},
+		{400, "JSON", ` `, jsonType},
+		{400, "JSON", `{"message":"x"`, jsonType},
+		{400, "JSON", `{"message":"x"}{}`, jsonType},
+		{400, "JSON", `[{"message":"x"}]`, jsonType},
+		{400, "JSON", `"x"`, jsonType},
+		{400, "JSON", `null`, jsonType},
+		{400, "message", `{}`, jsonType},
+		{400, "message", `{"message":""}`, jsonType},
+		{400, "message", `{"message":null}`, jsonType},
+		{400, "message", `{"message":7}`, jsonType},
+		{400, "message", `{"message":["x"]}`, jsonType},
+		{400, "message", `{"message":"a\nb"}`, jsonType},
+		{400, "message", `{"message":"a\u0000b"}`, jsonType},
+		{400, "message", `{"message":"a\u0085b"}`, jsonType},
+		{400, "message", long(501), jsonType},
+		{400, "UTF-8", "{\"message\":\"a\xffb\"}", jsonType},
+		{400, "level", `{"message":"x","level":"fatal"}`, jsonType},
+		{400, "level", `{"message":"x","level":""}`, jsonType},
+		{400, "level", `{"message":"x","level":null}`, jsonType},
+		{400, "level", `{"message":"x","level":1}`, jsonType},
+		{400, "level", `{"message":"x","levle":"info"}`, jsonType},
+	} {
+		code, _, body := s.send(t, "POST", "/dashboard/activities", c.body, "Content-Type", c.kind)
+		if code != c.code || !oneSentence.MatchString(body) || !strings.Contains(body, c.names) {
+			t.Errorf("%.60q (%s) answers %d %q, want %d and %q", c.body, c.kind, code, body, c.code, c.names)
+		}
+	}
+	half := dial(t, s.addr, "POST /dashboard/activities HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{\"mess")
+	half.Close()
+	if got := s.debug(t); got.NewestID != before || len(s.feed) != 0 {
+		t.Errorf("the newest id went from %d to %d, the feed is %+v", before, got.NewestID, s.feed)
+	}
+	if code, _, body := s.send(t, "POST", "/dashboard/activities", long(500), "Content-Type", jsonType); code != 201 {
+		t.Errorf("500 characters are answered %d %q", code, body)
+	}
+}
+
+func TestFloodOfActivitiesIsAtMostTwentyFramesASecondAndLosesNothingOfTheLastTen(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	c.event(t)
+	start := time.Now()
+	const workers, each = 8, 50
+	var wg sync.WaitGroup
+	for w := 0; w < workers; w++ {
+		w := w
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := 0; i < each; i++ {
+				if code, _, body := s.send(t, "POST", "/dashboard/activities", fmt.Sprintf(`{"message":"%d of %d"}`, i, w), "Content-Type", jsonType); code != 201 {
+					t.Errorf("posting answers %d %q", code, body)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"last"}`, "Content-Type", jsonType)
+	took := time.Since(start)
+	if n := s.debug(t).Broadcasts; code != 201 || float64(n) > 3+took.Seconds()*20 {
+		t.Errorf("%d broadcasts in %v; %q", n, took, body)
+	}
+	for {
+		if a := c.event(t).snapshot(t).Activities; a[1].Message == "last" {
+			if len(a) != 1+feedLength {
+				t.Errorf("there are %d activities", len(a))
+			}
+			return
+		}
+	}
+}
+
+func TestPutSnapshotIsSentToEachStreamAsItIs(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "100ms")
+	c := s.stream(t)
+	before := c.event(t)
+	const sent = "{\n  \"b\": 1.50,\r\n\t\"a\": {\"text\": \"<é> \\u2028\"}\n}"
+	const want = `{"b":1.50,"a":{"text":"<é> \u2028"}}`
+	if code, _, body := s.send(t, "PUT", "/dashboard/snapshot", sent, "Content-Type", jsonType); code != 204 || body != "" {
+		t.Fatalf("putting answers %d %q", code, body)
+	}
+	var e event
+	for e = c.event(t); strings.Contains(string(e.data), "system_status"); e = c.event(t) {
+	}
+	if string(e.data) != want || e.id <= before.id {
+		t.Errorf("the stream has %d %s", e.id, e.data)
+	}
+	time.Sleep(500 * time.Millisecond) // the host's own are not sent meanwhile
+	s.send(t, "PUT", "/dashboard/snapshot", `{"c":2}`, "Content-Type", jsonType)
+	if e = c.event(t); string(e.data) != `{"c":2}` {
+		t.Errorf("the next is %s", e.data)
+	}
+	late := s.stream(t)
+	if first := late.event(t); string(first.data) != `{"c":2}` || first.id != e.id {
+		t.Errorf("a new stream begins with %s", first.data)
+	}
+	s.trigger(t)
+	if e = c.event(t); string(e.data) != `{"c":2}` {
+		t.Errorf("after a trigger there is %s", e.data)
+	}
+}
+
+func TestSnapshotThatIsNotRenewedIsRepeatedAsStale(t *testing.T) {
+	t.Parallel()
+	s := testServer(t, "-interval", "2s")
+	now := time.Now()
+	for _, c := range []struct{ given, stale string }{
+		{`{"system_status":{"status":"online","uptime":"1 day","message":"fine"},"metrics":{"cpu":"1%"}}`,
+			`{"metrics":{"cpu":"1%"},"system_status":{"message":"No snapshot since ` + now.Format(time.TimeOnly) + `","status":"stale","uptime":"1 day"}}`},
+		{`{"system_status":{"status":"online"}}`, `{"system_status":{"status":"stale"}}`},
+		{`{"system_status":{"uptime":"1 day"}}`, `{"system_status":{"uptime":"1 day"}}`},
+		{`{"system_status":"online","x":1}`, `{"system_status":"online","x":1}`},
+		{`{}`, `{}`},
+	} {
+		s.given, s.givenAt = []byte(c.given), now
+		data := func(at time.Time) string {
+			e := string(s.broadcast(at).bytes)
+			return strings.TrimSuffix(e[strings.Index(e, "data: ")+6:], "\n\n")
+		}
+		if got := data(now.Add(givenPatience - time.Second)); got != c.given {
+			t.Errorf("fresh, it is %s", got)
+		}
+		if got := data(now.Add(givenPatience + time.Second)); got != c.stale {
+			t.Errorf("%s\nbecomes %s\nwant    %s", c.given, got, c.stale)
+		}
+	}
+}
+
+func TestStaleSnapshotIsToldEvenWithoutAnInterval(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes ten seconds")
+	}
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	c.event(t)
+	s.send(t, "PUT", "/dashboard/snapshot", `{"system_status":{"status":"online"}}`, "Content-Type", jsonType)
+	if e := c.event(t); string(e.data) != `{"system_status":{"status":"online"}}` {
+		t.Errorf("the stream has %s", e.data)
+	}
+	c.SetReadDeadline(time.Now().Add(2 * givenPatience))
+	if e := c.event(t); string(e.data) != `{"system_status":{"status":"stale"}}` {
+		t.Errorf("then it has %s", e.data)
+	}
+	s.send(t, "PUT", "/dashboard/snapshot", `{"system_status":{"status":"fine"}}`, "Content-Type", jsonType)
+	if e := c.event(t); string(e.data) != `{"system_status":{"status":"fine"}}` {
+		t.Errorf("renewed, it has %s", e.data)
+	}
+}
+
+func TestBadSnapshotIsRefusedInOneSentenceAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	first := c.event(t)
+	for _, r := range []struct {
+		code       int
+		body, kind string
+	}{
+		{415, `{}`, ""}, {415, `{}`, "text/event-stream"},
+		{413, `{"a":"` + strings.Repeat("x", 64<<10) + `"}`, jsonType},
+		{400, `[]`, jsonType}, {400, `7`, jsonType}, {400, ``, jsonType}, {400, `{"a":}`, jsonType}, {400, "{\"a\":\"\xff\"}", jsonType},
+	} {
+		code, _, body := s.send(t, "PUT", "/dashboard/snapshot", r.body, "Content-Type", r.kind)
+		if code != r.code || !oneSentence.MatchString(body) {
+			t.Errorf("%.30q (%s) answers %d %q", r.body, r.kind, code, body)
+		}
+	}
+	s.trigger(t)
+	if e := c.event(t); !strings.Contains(string(e.data), "system_status") || e.id <= first.id {
+		t.Errorf("then the stream has %s", e.data)
+	}
+}
+
+func TestFloodOfSnapshotsIsCoalescedToTheNewest(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	c.event(t)
+	start := time.Now()
+	var wg sync.WaitGroup
+	for i := 0; i < 200; i++ {
+		i := i
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			s.send(t, "PUT", "/dashboard/snapshot", `{"n":`+strconv.Itoa(i)+`}`, "Content-Type", jsonType)
+		}()
+	}
+	wg.Wait()
+	s.send(t, "PUT", "/dashboard/snapshot", `{"n":"last"}`, "Content-Type", jsonType)
+	if n := s.debug(t).Broadcasts; float64(n) > 3+time.Since(start).Seconds()*20 {
+		t.Errorf("%d broadcasts in %v", n, time.Since(start))
+	}
+	for string(c.event(t).data) != `{"n":"last"}` {
+	}
+}
