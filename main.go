@@ -380,11 +380,12 @@ func (s *SSEServer) sample(now time.Time) {
 	s.add(changes...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	first := s.figures.at.IsZero() // it has no rates
 	s.figures = f
 	for len(s.history) > 0 && now.Sub(s.history[0].at) > historySpan {
 		s.history = s.history[1:]
 	}
-	if n := len(s.history); n == 0 || now.Sub(s.history[n-1].at) >= historyStep {
+	if n := len(s.history); !first && (n == 0 || now.Sub(s.history[n-1].at) >= historyStep) {
 		s.history = append(s.history, f)
 	}
 }
@@ -1267,8 +1268,8 @@ func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
 			f.response)
 	}
 	samples := strings.ReplaceAll(strings.Join(list, ","), "NaN", "null")
-	fmt.Fprintf(w, `{"interval":%g,"streams":%d,"samples":[%s]}`+"\n", s.interval.Seconds(),
-		streams, samples)
+	fmt.Fprintf(w, `{"now":%d,"interval":%g,"streams":%d,"samples":[%s]}`+"\n",
+		time.Now().UnixMilli(), s.interval.Seconds(), streams, samples)
 }
 
 // GET /dashboard/stream

@@ -32,7 +32,7 @@ grep '^ok' "$tmp/tests"
 grep -A 1 -e '^ *--- SKIP' "$tmp/tests" | grep -v '^--$' >"$tmp/skips" || true
 
 say "the page in a browser"
-if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then
+if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
 	skipped="$skipped; the page in a browser (no chromium)"
 elif ! (cd pagetest && go mod download) >/dev/null 2>&1; then
 	skipped="$skipped; the page in a browser (its Go modules cannot be had)"

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +22,7 @@ import (
 
 	"github.com/chromedp/cdproto/accessibility"
 	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/heapprofiler"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/performance"
@@ -328,6 +332,136 @@ func TestProxyErrorEndsNothingForEver(t *testing.T) {
 	s.waitForStreams(t, 1)
 }
 
+// The browser reconnects by itself then, and the page fetches what was missed.
+func TestLinesHaveNoGapAfterTheNetworkWasGone(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1s")
+	target, _ := url.Parse(s.url)
+	network := func(addr string) *httptest.Server {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := &httptest.Server{Listener: l, Config: &http.Server{Handler: httputil.NewSingleHostReverseProxy(target)}}
+		n.Start()
+		t.Cleanup(func() { n.CloseClientConnections(); n.Close() })
+		return n
+	}
+	n := network("127.0.0.1:0")
+	p := open(t, n.URL+"/")
+	p.waitFor("points.length >= 2")
+	p.mayFail()
+	n.CloseClientConnections()
+	n.Close()
+	p.waitForState("disconnected")
+	time.Sleep(7 * time.Second)
+	network(n.Listener.Addr().String())
+	p.waitForState("live")
+	p.waitFor(fmt.Sprintf("points.at(-1).time > %d", time.Now().UnixMilli()))
+	for i, all := 1, p.points(); i < len(all); i++ {
+		if d := all[i].Time - all[i-1].Time; d > 5000 {
+			t.Errorf("the line has a gap of %d ms that the server's history fills", d)
+		}
+	}
+}
+
+// A tab that hangs while it holds the stream loses it to another, and does no harm when it wakes up.
+func TestHangingHolderIsReplacedAndDoesNoHarmLater(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms", "-probe", failing(t))
+	first := open(t, s.url+"/")
+	first.waitForState("live")
+	second := first.another(s.url + "/")
+	second.waitForState("live")
+	second.waitFor(`document.querySelectorAll("#activities li").length >= 2 && points.length >= 3`)
+	if !eval[bool](first, "holder") {
+		t.Fatal("the first tab does not hold the stream")
+	}
+	hung := make(chan bool)
+	go func() {
+		defer close(hung)
+		eval[bool](first, "(() => { for (const end = Date.now() + 14e3; Date.now() < end;); return true; })()")
+	}()
+	second.waitFor("holder")
+	second.waitForState("live")
+	before, activities := second.points(), second.activities()
+	<-hung
+	first.waitForState("live")
+	first.waitFor("!holder")
+	s.waitForStreams(t, 1)
+	time.Sleep(2 * time.Second)
+	if got := second.points(); len(got) < len(before) || got[0].Time != before[0].Time {
+		t.Errorf("the line had %d points, then %d", len(before), len(got))
+	}
+	for _, p := range []*tab{first, second} {
+		p.points()
+		if got := p.activities(); !slices.Equal(got, activities) {
+			t.Errorf("the activities were %q, then %q", activities, got)
+		}
+	}
+}
+
+func TestPageIsLiveWhereLocksAreRefused(t *testing.T) {
+	t.Parallel()
+	p := open(t, startServer(t).url+"/", `LockManager.prototype.request = () => Promise.reject(new DOMException("no cookies", "SecurityError"))`)
+	p.waitForState("live")
+}
+
+func TestAllTimesAreTheServers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	p := open(t, "about:blank")
+	call(p, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Asia/Kathmandu"})
+	p.do(chromedp.Navigate(s.url + "/"))
+	p.waitFor("shared.counted > 0")
+	at := time.Now()
+	if got := p.text("#counted"); got != at.Format("at 15:04") && got != at.Add(-time.Minute).Format("at 15:04") {
+		t.Errorf("the viewers are counted %q, and the server has %v", got, at)
+	}
+	p.mayFail()
+	s.kill()
+	p.waitForState("disconnected")
+	got := strings.TrimSuffix(strings.TrimPrefix(p.text("#live"), "disconnected since "), ", trying again")
+	if d := time.Since(at); got < at.Add(-time.Second).Format(time.TimeOnly) || got > at.Add(d+time.Second).Format(time.TimeOnly) {
+		t.Errorf("disconnected since %s, and the server has %v", got, at)
+	}
+}
+
+func TestOldSnapshotIsDrawnWhereItBelongs(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	s.follow(t)
+	time.Sleep(4 * time.Second)
+	p := open(t, s.url+"/")
+	p.waitFor("shared.counted > 0")
+	if got := eval[float64](p, "serverNow() - points.at(-1).time"); got < 4000 {
+		t.Errorf("a snapshot of 4 s ago is drawn as %v ms old", got)
+	}
+	// Triggers send its figures again, and measure nothing.
+	for i := 0; i < 2; i++ {
+		time.Sleep(2100 * time.Millisecond)
+		p.do(chromedp.Click(chromedp.CSS("#test")))
+	}
+	p.waitFor(`document.querySelector("#activities li")`)
+	if got := len(p.points()); got != 1 {
+		t.Errorf("after two triggers the lines have %d points, want 1", got)
+	}
+}
+
+func TestStalledServerIsNoticedWithoutAnInterval(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	p := open(t, s.url+"/")
+	p.waitFor("shared.interval === 0")
+	p.mayFail()
+	s.cmd.Process.Signal(syscall.SIGSTOP)
+	eval[int](p, "historyAt = 0") // it is asked for each 30 s
+	p.waitForState("disconnected")
+	s.cmd.Process.Signal(syscall.SIGCONT)
+	eval[int](p, "historyAt = 0")
+	p.waitForState("live")
+}
+
 func TestActivityTextStaysText(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
@@ -426,6 +560,12 @@ func TestReadmesPageOfItsOwnShowsTheStream(t *testing.T) {
 	broken.Store(false)
 	p.waitFor(`(document.querySelector("#status").textContent = "", true)`)
 	p.waitFor(`document.querySelector("#status").textContent.startsWith("critical")`)
+	s.waitForStreams(t, 1)
+	// Left, and come back to.
+	eval[bool](p, `dispatchEvent(new PageTransitionEvent("pagehide", {persisted: true}))`)
+	s.waitForStreams(t, 0)
+	eval[bool](p, `dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true}))`)
+	s.waitForStreams(t, 1)
 }
 
 // Each other test fails at such a problem, too; this one shows that problems are seen.
@@ -503,7 +643,9 @@ func TestAnHourOfSnapshotsLeavesMemoryFlat(t *testing.T) {
 		at := start.Add(time.Duration(i) * 2 * time.Second)
 		feed = slices.Insert(feed, 0, activity{at.Format(time.TimeOnly), fmt.Sprintf("Activity %d", i), "info", "activity-info"})
 		feed = feed[:min(len(feed), 10)]
-		f.send(t, at, madeUp(fmt.Sprintf("%d%%", i%101), feed...).json())
+		made := madeUp(fmt.Sprintf("%d%%", i%101), feed...)
+		made.Status.LastCheck = at.Format(time.TimeOnly)
+		f.send(t, at, made.json())
 		<-tick.C
 		if i == n/10 {
 			nodes, heap = measure(i)
