@@ -1260,6 +1260,9 @@ func (s *SSEServer) servePage(w http.ResponseWriter, _ *http.Request) {
 func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	history, streams := slices.Clone(s.history), len(s.conns)
+	if s.given != nil {
+		history = nil // the figures on show are not this host's
+	}
 	s.mu.Unlock()
 	list := make([]string, len(history))
 	for i, f := range history {

@@ -147,6 +147,9 @@ func TestPutSnapshotIsSentToEachStreamAsItIs(t *testing.T) {
 	if e = c.event(t); string(e.data) != `{"c":2}` {
 		t.Errorf("the next is %s", e.data)
 	}
+	if h := s.historyReply(t); len(h.Samples) > 0 {
+		t.Errorf("the history has %d samples of a host that is not shown", len(h.Samples))
+	}
 	late := s.stream(t)
 	if first := late.event(t); string(first.data) != `{"c":2}` || first.id != e.id {
 		t.Errorf("a new stream begins with %s", first.data)

@@ -48,6 +48,19 @@ func TestPageIsLiveWithinASecond(t *testing.T) {
 	}
 }
 
+func TestPageShowsNothingBeforeTheFirstSnapshot(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	p := open(t, f.url+"/")
+	p.waitFor("watched.streams === 1")
+	if got := eval[[]string](p, `[...document.querySelectorAll(".value")].map((e) => e.textContent)`); !slices.Equal(got, []string{"N/A", "N/A", "N/A", "N/A", "N/A"}) {
+		t.Errorf("the values are %q", got)
+	}
+	if got := eval[float64](p, `Math.max(...[...document.querySelectorAll(".fill")].map((e) => e.getBoundingClientRect().width))`); got > 0 {
+		t.Errorf("a bar is %v px long", got)
+	}
+}
+
 func TestPageShowsTheStreamsValues(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "1s")
