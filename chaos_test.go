@@ -365,18 +365,14 @@ func TestChaosOfTheLog(t *testing.T) {
 		c.event(t)
 		c.Close()
 		syscall.Kill(-sh.Process.Pid, syscall.SIGTERM)
-		done := make(chan error, 1)
-		go func() { done <- sh.Wait() }()
-		select {
-		case <-done:
-		case <-time.After(5 * time.Second):
-			t.Errorf("with its log on %s the server does not end", name)
-			syscall.Kill(-sh.Process.Pid, syscall.SIGKILL)
-		}
-		if c, err := net.Dial("tcp", addr); err == nil {
-			c.Close()
-			t.Errorf("with its log on %s the server still listens", name)
-		}
+		go sh.Wait()
+		eventually(t, "with its log on "+name+" the server ends", func() bool {
+			c, err := net.Dial("tcp", addr)
+			if err == nil {
+				c.Close()
+			}
+			return err != nil
+		})
 	}
 }
 
