@@ -97,7 +97,8 @@ func TestWithoutATokenOnlyLocalRequestsPostAndSeeWhoReads(t *testing.T) {
 	s := startServer(t, "-addr", "0.0.0.0:0")
 	s.addr = "127.0.0.1" + s.addr[strings.LastIndex(s.addr, ":"):]
 	s.stream(t).event(t)
-	outside := [][]string{{"Host", "dashboard.example.com"}, {"X-Forwarded-For", "10.0.0.1"}, {"Forwarded", "for=10.0.0.1"}}
+	outside := [][]string{{"Host", "dashboard.example.com"}, {"X-Forwarded-For", "10.0.0.1"}, {"Forwarded", "for=10.0.0.1"},
+		{"X-Forwarded-For", "empty"}, {"Via", "1.1 proxy"}, {"X-Real-IP", "10.0.0.1"}, {"X-Forwarded-Proto", "https"}}
 	for _, header := range outside {
 		for _, r := range [][2]string{{"POST", "/dashboard/activities"}, {"PUT", "/dashboard/snapshot"}} {
 			code, _, body := s.send(t, r[0], r[1], `{"message":"x"}`, append(header, "Content-Type", "application/json")...)

@@ -86,10 +86,14 @@ func checkProxy(t *testing.T, s *server, addr string) {
 	defer client.CloseIdleConnections()
 	ask := func(ctx context.Context, method, path string, header ...string) *http.Response {
 		t.Helper()
-		r, _ := http.NewRequestWithContext(ctx, method, "https://"+addr+path, strings.NewReader(""))
+		r, _ := http.NewRequestWithContext(ctx, method, "https://"+addr+path, strings.NewReader(`{"message":"x"}`))
 		r.Host = "dashboard.example.com"
 		for i := 0; i < len(header); i += 2 {
-			r.Header.Set(header[i], header[i+1])
+			if header[i] == "Host" {
+				r.Host = header[i+1]
+			} else {
+				r.Header.Set(header[i], header[i+1])
+			}
 		}
 		resp, err := client.Do(r)
 		if err != nil {
@@ -149,8 +153,12 @@ func checkProxy(t *testing.T, s *server, addr string) {
 			t.Errorf("the compressed stream is answered %s, %v", resp.Status, resp.Header)
 		}
 		leave()
-		if resp := ask(context.Background(), "POST", prefix+"/dashboard/activities"); resp.StatusCode != 403 {
-			t.Errorf("posting through the proxy is answered %s", resp.Status)
+		for _, header := range [][]string{nil, {"Host", "localhost"}, {"Host", "localhost", "X-Forwarded-For", ""},
+			{"Host", "127.0.0.1", "Forwarded", "", "X-Forwarded-For", "127.0.0.1"}} {
+			resp := ask(context.Background(), "POST", prefix+"/dashboard/activities", append(header, "Content-Type", "application/json")...)
+			if resp.StatusCode == 201 || header == nil && resp.StatusCode != 403 {
+				t.Errorf("posting through the proxy with %q is answered %s", header, resp.Status)
+			}
 		}
 		eventually(t, "all streams are gone", func() bool { return s.debug(t).Open == 0 })
 	}

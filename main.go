@@ -87,6 +87,7 @@ const (
 	maxActivity  = 4 << 10  // bytes of a posted activity
 	maxMessage   = 500      // characters of its message
 	maxSnapshot  = 64 << 10 // bytes of a snapshot from elsewhere
+	maxBeats     = 100      // heartbeats since the last frame that a delta may build on
 	maxListed    = 100      // open streams that /dashboard/debug lists
 	feedLength   = 10       // activities in a snapshot, after "Dashboard updated"
 	perWorker    = 256      // streams that make one more worker of a fan-out pay
@@ -157,7 +158,7 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	fs.VisitAll(func(f *flag.Flag) { s.inForce[f.Name] = f.Value.String() })
 	delete(s.inForce, "version")
 
-	s.token = getenv("SSE_TOKEN")
+	s.token = strings.TrimSpace(getenv("SSE_TOKEN"))
 	if *tokenFile != "" && err == nil {
 		var b []byte
 		b, err = os.ReadFile(*tokenFile)
@@ -749,6 +750,9 @@ func (z *compressor) compress(f *frame, beats uint64) {
 		z.w, _ = flate.NewWriter(&z.out, flate.DefaultCompression) // a valid level
 	}
 	f.before, f.beats = z.id, beats-z.beats
+	if f.beats > maxBeats {
+		f.before, f.beats = -1, 0 // no stream's
+	}
 	z.id, z.beats = f.id, beats
 	z.block(bytes.Repeat(heartbeatBytes, int(f.beats)))
 	f.delta = z.block(f.bytes)
@@ -775,7 +779,7 @@ func stored(b []byte) []byte {
 
 // acceptsGzip reads Accept-Encoding; RFC 9110, section 12.5.3.
 func acceptsGzip(r *http.Request) bool {
-	for _, part := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
+	for _, part := range strings.Split(strings.Join(r.Header["Accept-Encoding"], ","), ",") {
 		name, params, _ := strings.Cut(strings.ToLower(strings.ReplaceAll(part, " ", "")), ";")
 		if name == "gzip" {
 			q, err := strconv.ParseFloat(strings.TrimPrefix(params, "q="), 64)
@@ -828,21 +832,20 @@ func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) b
 	return int(count.Load())
 }
 
-// newestFor gives the newest frame, in compressed form too if c needs that.
+// newestFor gives the newest frame, in compressed form too if c needs that. It waits for a
+// broadcast under way, which may not know of c.
 func (s *SSEServer) newestFor(c *SSEConnection) *frame {
-	f := s.newest.Load()
-	if f == nil || !c.gzip || f.key != nil {
-		return f
+	if !c.gzip || s.newest.Load() == nil {
+		return s.newest.Load()
 	}
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	if f = s.newest.Load(); f.key == nil {
-		again := *f
-		s.zip.compress(&again, s.beats.Load())
-		s.newest.Store(&again)
-		f = &again
+	f := *s.newest.Load()
+	if f.key == nil {
+		s.zip.compress(&f, s.beats.Load())
+		s.newest.Store(&f)
 	}
-	return f
+	return &f
 }
 
 // offer gives c what it is owed, and tells whether it has that; those that have not are retried.
@@ -941,7 +944,7 @@ func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool,
 	if len(c.rest) > 0 {
 		c.send(c.rest)
 	}
-	if newest != nil && newest.id > c.last {
+	if newest != nil && newest.id > c.last && (!c.gzip || newest.key != nil) {
 		if c.owed != 0 && c.owed != newest.id {
 			c.skipped++
 		}
@@ -1126,7 +1129,7 @@ var routes = map[string]struct {
 	"/dashboard/stream":       {"GET", "text/event-stream", (*SSEServer).serveStream},
 	"/dashboard/trigger-test": {"GET", "application/json", (*SSEServer).serveTrigger},
 	"/dashboard/activities":   {"POST", "application/json", (*SSEServer).serveActivities},
-	"/dashboard/snapshot":     {"PUT", "application/json", (*SSEServer).serveSnapshot},
+	"/dashboard/snapshot":     {"PUT, DELETE", "application/json", (*SSEServer).serveSnapshot},
 	"/metrics":                {"GET, HEAD", "text/plain; version=0.0.4", (*SSEServer).serveMetrics},
 	"/dashboard/debug":        {"GET, HEAD", "application/json", (*SSEServer).serveDebug},
 	"/health":                 {"GET, HEAD", "text/plain; charset=utf-8", (*SSEServer).serveHealth},
@@ -1180,13 +1183,15 @@ func (s *SSEServer) refusal(r *http.Request) (status int, sentence string) {
 		return 403, "The server is not known by that host name: add its origin to -origins."
 	case r.URL.Path != "/" && !s.isOwnPage(r): // a link to the page is harmless
 		return 403, "Pages of other origins need theirs in -origins."
-	case s.token == "" && (r.Method == "POST" || r.Method == "PUT") && !isLocal(r):
+	case s.token == "" && !slices.Contains(safeMethods, r.Method) && !isLocal(r):
 		return 403, "Only this machine's own requests may do that, unless SSE_TOKEN is set."
 	case s.token != "" && r.Method != "OPTIONS" && !s.hasToken(r):
 		return 401, "Send the server's token: Authorization: Bearer, or as the password."
 	}
 	return 0, ""
 }
+
+var safeMethods = []string{"GET", "HEAD", "OPTIONS"}
 
 // hasToken compares in constant time, and logs whoever sends a wrong one.
 func (s *SSEServer) hasToken(r *http.Request) bool {
@@ -1216,13 +1221,18 @@ func (s *SSEServer) isOwnPage(r *http.Request) bool {
 		return true
 	}
 	_, host, _ := strings.Cut(origin, "//")
-	return (own || site == "") && (origin == "" || strings.EqualFold(host, r.Host))
+	return (own || site == "") && (origin == "" || host != "" && strings.EqualFold(host, r.Host))
 }
 
 // isLocal tells whether a request comes from this machine and through no proxy.
 func isLocal(r *http.Request) bool {
-	return isLoopback(r.RemoteAddr) && isLoopback(r.Host) &&
-		r.Header.Get("Forwarded") == "" && r.Header.Get("X-Forwarded-For") == ""
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host",
+		"X-Forwarded-Proto", "X-Real-Ip"} {
+		if r.Header[name] != nil { // even if it is empty: a client may have sent that line
+			return false
+		}
+	}
+	return isLoopback(r.RemoteAddr) && isLoopback(r.Host)
 }
 
 func isLoopback(hostport string) bool {
@@ -1260,8 +1270,9 @@ func (s *SSEServer) servePage(w http.ResponseWriter, _ *http.Request) {
 func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	history, streams := slices.Clone(s.history), len(s.conns)
-	if s.given != nil {
-		history = nil // the figures on show are not this host's
+	interval := s.interval
+	if s.given != nil { // the figures on show are not this host's, and come when they come
+		history, interval = nil, max(interval, givenPatience/3)
 	}
 	s.mu.Unlock()
 	list := make([]string, len(history))
@@ -1272,7 +1283,7 @@ func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
 	}
 	samples := strings.ReplaceAll(strings.Join(list, ","), "NaN", "null")
 	fmt.Fprintf(w, `{"now":%d,"interval":%g,"streams":%d,"samples":[%s]}`+"\n",
-		time.Now().UnixMilli(), s.interval.Seconds(), streams, samples)
+		time.Now().UnixMilli(), interval.Seconds(), streams, samples)
 }
 
 // GET /dashboard/stream
@@ -1353,6 +1364,8 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The message must be 1 to 500 characters, and no control characters.", 400)
 	case !slices.Contains([]string{"info", "success", "warning", "error"}, level):
 		http.Error(w, "The level must be info, success, warning or error.", 400)
+	case s.isGiven(time.Time{}):
+		http.Error(w, "A snapshot from elsewhere is on show: DELETE it, or put the activity there.", 409)
 	default:
 		a := newActivity(time.Now(), level, message)
 		f := s.deliver(s.add(a))
@@ -1361,19 +1374,21 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// PUT /dashboard/snapshot
+// PUT, DELETE /dashboard/snapshot
 func (s *SSEServer) serveSnapshot(w http.ResponseWriter, r *http.Request) {
-	body := readBody(w, r, maxSnapshot)
-	if body == nil {
-		return
-	}
 	var line bytes.Buffer
-	json.Compact(&line, body) // it is valid
+	if r.Method == "PUT" {
+		body := readBody(w, r, maxSnapshot)
+		if body == nil {
+			return
+		}
+		json.Compact(&line, body) // it is valid
+		s.renew.Reset(givenPatience)
+	}
 	s.mu.Lock()
 	s.given, s.givenAt = line.Bytes(), time.Now()
 	id := s.lastID
 	s.mu.Unlock()
-	s.renew.Reset(givenPatience)
 	s.deliver(id)
 	w.WriteHeader(http.StatusNoContent)
 }

@@ -790,6 +790,8 @@ func (s *server) send(t testing.TB, method, path, body string, header ...string)
 	for i := 0; i+1 < len(header); i += 2 {
 		if header[i] == "Host" {
 			req.Host = header[i+1]
+		} else if header[i+1] == "empty" { // the line is there
+			req.Header.Set(header[i], "")
 		} else if header[i+1] != "" {
 			req.Header.Set(header[i], header[i+1])
 		}

@@ -158,6 +158,16 @@ func TestPutSnapshotIsSentToEachStreamAsItIs(t *testing.T) {
 	if e = c.event(t); string(e.data) != `{"c":2}` {
 		t.Errorf("after a trigger there is %s", e.data)
 	}
+	code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"unseen"}`, "Content-Type", jsonType)
+	if code != 409 || !oneSentence.MatchString(body) {
+		t.Errorf("an activity that no snapshot will carry is answered %d %q", code, body)
+	}
+	if code, _, body := s.send(t, "DELETE", "/dashboard/snapshot", ""); code != 204 {
+		t.Errorf("deleting answers %d %q", code, body)
+	}
+	if e = c.event(t); e.snapshot(t).SystemStatus.Status == "" {
+		t.Errorf("the host's own come no more: %s", e.data)
+	}
 }
 
 func TestSnapshotThatIsNotRenewedIsRepeatedAsStale(t *testing.T) {
