@@ -4,7 +4,7 @@
 //	GET /dashboard/stream        the stream: one JSON snapshot each interval
 //	GET /dashboard/trigger-test  adds a test activity and broadcasts at once
 //	POST /dashboard/activities   adds an activity and broadcasts at once
-//	PUT /dashboard/snapshot      takes the place of this host's own snapshots
+//	PUT /dashboard/snapshot      takes the place of this host's own snapshots; DELETE ends that
 //	GET /dashboard/history       the figures of the last ten minutes as JSON
 //	GET /dashboard/debug         the server's state as JSON
 //	GET /metrics                 the same for Prometheus
@@ -158,16 +158,9 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	fs.VisitAll(func(f *flag.Flag) { s.inForce[f.Name] = f.Value.String() })
 	delete(s.inForce, "version")
 
-	s.token = strings.TrimSpace(getenv("SSE_TOKEN"))
-	if *tokenFile != "" && err == nil {
-		var b []byte
-		b, err = os.ReadFile(*tokenFile)
-		s.token = strings.TrimSpace(string(b))
-		if err == nil && s.token == "" {
-			err = fmt.Errorf("-token-file %s is empty", *tokenFile)
-		} else if err != nil {
-			err = fmt.Errorf("reading -token-file: %w", err)
-		}
+	var tokenErr error
+	if s.token, tokenErr = readToken(*tokenFile, getenv("SSE_TOKEN")); err == nil {
+		err = tokenErr
 	}
 	must := func(ok bool, text string, value any) {
 		if err == nil && !ok {
@@ -189,6 +182,22 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	must(s.maxStreams > 0 && s.maxStreams <= limit,
 		"-max-streams %d is under 1 or over what ulimit -n allows", s.maxStreams)
 	return s, err
+}
+
+// readToken takes the token from the file, if one is named, and from the variable otherwise.
+func readToken(file, variable string) (string, error) {
+	if file == "" {
+		return strings.TrimSpace(variable), nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("reading -token-file: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if token == "" {
+		return "", fmt.Errorf("-token-file %s is empty", file)
+	}
+	return token, nil
 }
 
 func main() {
@@ -272,6 +281,7 @@ type SSEServer struct {
 	swept    atomic.Int64          // when sweep ran, in ns since started
 	stopping atomic.Bool
 	zipped   atomic.Int64 // compressed streams
+	spent    atomic.Int64 // ns in broadcasts
 
 	turn sync.Mutex // one snapshot at a time; held until the first; guards zip
 	zip  compressor
@@ -286,10 +296,9 @@ type SSEServer struct {
 	broadcasts      uint64
 	opened, refused uint64 // streams so far, and requests for one; opened numbers them
 	figures         figures
-	feed            []activity    // newest first
-	history         []figures     // oldest first
-	spent           time.Duration // in broadcasts
-	given           []byte        // the newest snapshot from elsewhere; nil: none ever came
+	feed            []activity // newest first
+	history         []figures  // oldest first
+	given           []byte     // the newest snapshot from elsewhere; nil: none ever came
 	givenAt         time.Time
 	renew           *time.Timer // runs out when that is stale
 }
@@ -315,7 +324,7 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 func (s *SSEServer) serve(ctx context.Context) error {
 	s.log.Info("listening", "url", localURL(s.listener)+"/", "version", version,
 		"settings", s.inForce)
-	if addr := s.listener.Addr().(*net.TCPAddr); s.token == "" && !addr.IP.IsLoopback() {
+	if s.token == "" && !s.onLoopback() {
 		s.log.Warn("no token: whoever reaches the port can read and trigger; see SSE_TOKEN")
 	}
 	srv := &http.Server{
@@ -370,7 +379,7 @@ func (s *SSEServer) tick(now time.Time) {
 	if s.newest.Load() == nil {
 		s.broadcast(now)
 		s.turn.Unlock()
-	} else if s.interval > 0 && !s.isGiven(now) {
+	} else if _, fresh := s.hasGiven(now); s.interval > 0 && !fresh {
 		s.deliver(s.add())
 	}
 }
@@ -404,11 +413,11 @@ func (s *SSEServer) add(list ...activity) int64 {
 	return s.lastID
 }
 
-// isGiven tells whether snapshots from elsewhere arrive.
-func (s *SSEServer) isGiven(now time.Time) bool {
+// hasGiven tells whether a snapshot from elsewhere is on show, and whether it is fresh.
+func (s *SSEServer) hasGiven(now time.Time) (given, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.given != nil && now.Sub(s.givenAt) < givenPatience
+	return s.given != nil, s.given != nil && now.Sub(s.givenAt) < givenPatience
 }
 
 // deliver gives a snapshot after that id, once every stream was offered it. Who asks while one
@@ -444,9 +453,7 @@ func (s *SSEServer) broadcast(now time.Time) *frame {
 	s.newest.Store(f)
 	f.streams = s.fanOut(now, s.offer)
 	took := time.Since(now)
-	s.mu.Lock()
-	s.spent += took
-	s.mu.Unlock()
+	s.spent.Add(int64(took))
 	s.log.Debug("broadcast", "id", f.id, "streams", f.streams, "duration", took)
 	return f
 }
@@ -1093,11 +1100,13 @@ func (s *SSEServer) open(c *SSEConnection, w http.ResponseWriter, r *http.Reques
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpUserTimeout, vanishLimit)
 	}
 	head := streamHead
-	if c.gzip {
-		head += "Content-Encoding: gzip\r\n"
-	}
 	if origin := w.Header().Get("Access-Control-Allow-Origin"); origin != "" {
 		head += "Access-Control-Allow-Origin: " + origin + "\r\n"
+	}
+	if c.gzip {
+		head += "Content-Encoding: gzip\r\n\r\n" + gzipHead
+	} else {
+		head += "\r\n"
 	}
 	s.log.Info("stream opened", "stream", c.number, "remote", c.remote, "user_agent", c.userAgent)
 	newest := s.newestFor(c)
@@ -1105,10 +1114,6 @@ func (s *SSEServer) open(c *SSEConnection, w http.ResponseWriter, r *http.Reques
 	defer c.mu.Unlock()
 	if c.fd == isClosed { // by the server's end
 		return syscall.Close(fd)
-	}
-	head += "\r\n"
-	if c.gzip {
-		head += gzipHead
 	}
 	c.fd, c.beats = fd, s.beats.Load()
 	c.rest = append([]byte(head), c.ownLine(drawRetry(1, 5))...)
@@ -1130,7 +1135,7 @@ var routes = map[string]struct {
 	"/dashboard/trigger-test": {"GET", "application/json", (*SSEServer).serveTrigger},
 	"/dashboard/activities":   {"POST", "application/json", (*SSEServer).serveActivities},
 	"/dashboard/snapshot":     {"PUT, DELETE", "application/json", (*SSEServer).serveSnapshot},
-	"/metrics":                {"GET, HEAD", "text/plain; version=0.0.4", (*SSEServer).serveMetrics},
+	"/metrics":                {"GET, HEAD", metricsType, (*SSEServer).serveMetrics},
 	"/dashboard/debug":        {"GET, HEAD", "application/json", (*SSEServer).serveDebug},
 	"/health":                 {"GET, HEAD", "text/plain; charset=utf-8", (*SSEServer).serveHealth},
 }
@@ -1176,10 +1181,10 @@ func (s *SSEServer) refusal(r *http.Request) (status int, sentence string) {
 		_, host, _ := strings.Cut(origin, "//")
 		return hostname(host) == hostname(r.Host)
 	}
-	onLoopback := s.listener.Addr().(*net.TCPAddr).IP.IsLoopback()
 	switch {
 	case r.URL.Path == "/health":
-	case onLoopback && r.Host != "" && !isLoopback(r.Host) && !slices.ContainsFunc(s.origins, isKnown):
+	case s.onLoopback() && r.Host != "" && !isLoopback(r.Host) &&
+		!slices.ContainsFunc(s.origins, isKnown):
 		return 403, "The server is not known by that host name: add its origin to -origins."
 	case r.URL.Path != "/" && !s.isOwnPage(r): // a link to the page is harmless
 		return 403, "Pages of other origins need theirs in -origins."
@@ -1224,6 +1229,11 @@ func (s *SSEServer) isOwnPage(r *http.Request) bool {
 	return (own || site == "") && (origin == "" || host != "" && strings.EqualFold(host, r.Host))
 }
 
+// onLoopback tells whether the server can be reached from this machine only.
+func (s *SSEServer) onLoopback() bool {
+	return s.listener.Addr().(*net.TCPAddr).IP.IsLoopback()
+}
+
 // isLocal tells whether a request comes from this machine and through no proxy.
 func isLocal(r *http.Request) bool {
 	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host",
@@ -1237,7 +1247,8 @@ func isLocal(r *http.Request) bool {
 
 func isLoopback(hostport string) bool {
 	name := hostname(hostport)
-	return name == "localhost" || strings.HasSuffix(name, ".localhost") || net.ParseIP(name).IsLoopback()
+	return name == "localhost" || strings.HasSuffix(name, ".localhost") ||
+		net.ParseIP(name).IsLoopback()
 }
 
 // hostname is the host of host:port or host, in lower case.
@@ -1350,6 +1361,8 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 	if body == nil {
 		return
 	}
+	now := time.Now()
+	given, _ := s.hasGiven(now)
 	in := struct{ Message, Level any }{Level: "info"}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()
@@ -1364,10 +1377,11 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The message must be 1 to 500 characters, and no control characters.", 400)
 	case !slices.Contains([]string{"info", "success", "warning", "error"}, level):
 		http.Error(w, "The level must be info, success, warning or error.", 400)
-	case s.isGiven(time.Time{}):
-		http.Error(w, "A snapshot from elsewhere is on show: DELETE it, or put the activity there.", 409)
+	case given:
+		http.Error(w, "A snapshot from elsewhere is on show: DELETE it, or put the activity there.",
+			http.StatusConflict)
 	default:
-		a := newActivity(time.Now(), level, message)
+		a := newActivity(now, level, message)
 		f := s.deliver(s.add(a))
 		w.WriteHeader(http.StatusCreated)
 		json.NewEncoder(w).Encode(map[string]any{"activity": a, "id": f.id, "streams": f.streams})
@@ -1402,7 +1416,8 @@ func staleSnapshot(data []byte, since time.Time) []byte {
 	}
 	status["status"] = json.RawMessage(`"stale"`)
 	if status["message"] != nil {
-		status["message"] = json.RawMessage(`"No snapshot since ` + since.Format(time.TimeOnly) + `"`)
+		text := "No snapshot since " + since.Format(time.TimeOnly)
+		status["message"], _ = json.Marshal(text)
 	}
 	top["system_status"], _ = json.Marshal(status)
 	data, _ = json.Marshal(top)
@@ -1437,6 +1452,8 @@ func (s *SSEServer) sent() ([]*SSEConnection, counters) {
 	return conns, total
 }
 
+const metricsType = "text/plain; version=0.0.4"
+
 // GET /metrics
 func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	var b []byte
@@ -1455,7 +1472,7 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	conns, total := s.sent()
 	cpu, resident, files := processUse()
 	s.mu.Lock()
-	opened, refused, count, spent := s.opened, s.refused, s.broadcasts, s.spent.Seconds()
+	opened, refused, count := s.opened, s.refused, s.broadcasts
 	f, closed := s.figures, maps.Clone(s.closed)
 	s.mu.Unlock()
 
@@ -1468,10 +1485,10 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 			float64(closed[reason]))
 	}
 	metric("sse_frames_sent_total", "", "counter", "Snapshots sent.", float64(total.events))
-	metric("sse_frames_skipped_total", "", "counter", "Snapshots that streams behind were not sent.",
-		float64(total.skipped))
+	metric("sse_frames_skipped_total", "", "counter",
+		"Snapshots that streams behind were not sent.", float64(total.skipped))
 	metric("sse_bytes_sent_total", "", "counter", "Bytes sent on streams.", float64(total.bytes))
-	metric(took, "_sum", "summary", "Time spent in broadcasts.", spent)
+	metric(took, "_sum", "summary", "Time spent in broadcasts.", float64(s.spent.Load())/1e9)
 	metric(took, "_count", "summary", "", float64(count))
 	metric("sse_host_cpu_ratio", "", "gauge", "Busy part of the CPUs.", f.cpu/100)
 	metric("sse_host_memory_ratio", "", "gauge", "Memory in use.", f.memory/100)
