@@ -3,20 +3,28 @@ package main
 import (
 	"bytes"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
 
+// tokenFile is a file with the token s3cret.
+func tokenFile(t *testing.T) string {
+	file := filepath.Join(t.TempDir(), "token")
+	write(t, file, "s3cret\n")
+	return file
+}
+
+// on is the address of a server on all addresses for a client that comes by this one.
+func (s *server) on(host string) string {
+	_, port, _ := net.SplitHostPort(s.addr)
+	return net.JoinHostPort(host, port)
+}
+
 func TestWithATokenEverythingButHealthAsksForIt(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte("s3cret\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := startServer(t, "-token-file", file)
+	s := startServer(t, "-token-file", tokenFile(t))
 	s.waitForSnapshot(t)
 	for path := range routes {
 		method := strings.Split(routes[path].methods, ", ")[0]
@@ -69,9 +77,7 @@ func TestWrongTokenIsLoggedWithItsAddressAndNoTokenIsEverLogged(t *testing.T) {
 
 func TestTokenThatCannotBeReadEndsTheStart(t *testing.T) {
 	empty := filepath.Join(t.TempDir(), "empty")
-	if err := os.WriteFile(empty, []byte(" \n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	write(t, empty, " \n")
 	for _, file := range []string{empty, "/nowhere/token"} {
 		_, err := parseSettings([]string{"-token-file", file}, env())
 		if err == nil || !strings.Contains(err.Error(), "-token-file") || strings.Contains(err.Error(), "\n") {
@@ -95,7 +101,7 @@ func TestServerOpenToTheNetworkWithoutATokenSaysSoOnce(t *testing.T) {
 func TestWithoutATokenOnlyLocalRequestsPostAndSeeWhoReads(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-addr", "0.0.0.0:0")
-	s.addr = "127.0.0.1" + s.addr[strings.LastIndex(s.addr, ":"):]
+	s.addr = s.on("127.0.0.1")
 	s.stream(t).event(t)
 	outside := [][]string{{"Host", "dashboard.example.com"}, {"X-Forwarded-For", "10.0.0.1"}, {"Forwarded", "for=10.0.0.1"},
 		{"X-Forwarded-For", "empty"}, {"Via", "1.1 proxy"}, {"X-Real-IP", "10.0.0.1"}, {"X-Forwarded-Proto", "https"}}
@@ -129,7 +135,7 @@ func TestWithoutATokenOnlyLocalRequestsPostAndSeeWhoReads(t *testing.T) {
 		if ip.IsLoopback() || ip.To4() == nil {
 			continue
 		}
-		s.addr = ip.String() + s.addr[strings.LastIndex(s.addr, ":"):]
+		s.addr = s.on(ip.String())
 		if code, _, _ := s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, "Host", "localhost", "Content-Type", "application/json"); code != 403 {
 			t.Errorf("from %s posting answers %d", ip, code)
 		}
@@ -138,12 +144,8 @@ func TestWithoutATokenOnlyLocalRequestsPostAndSeeWhoReads(t *testing.T) {
 
 func TestWithATokenRequestsFromElsewherePost(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte("s3cret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := startServer(t, "-token-file", file, "-addr", "0.0.0.0:0")
-	s.addr = "127.0.0.1" + s.addr[strings.LastIndex(s.addr, ":"):]
+	s := startServer(t, "-token-file", tokenFile(t), "-addr", "0.0.0.0:0")
+	s.addr = s.on("127.0.0.1")
 	code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, "Host", "dashboard.example.com",
 		"X-Forwarded-For", "10.0.0.1", "Authorization", "Bearer s3cret", "Content-Type", "application/json")
 	if code != 201 {
@@ -213,11 +215,7 @@ func TestServerOnLoopbackIsNotKnownByStrangeNames(t *testing.T) {
 
 func TestPreflightNeedsNoTokenButAnAllowedOrigin(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte("s3cret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := startServer(t, "-token-file", file, "-origins", "https://app.example")
+	s := startServer(t, "-token-file", tokenFile(t), "-origins", "https://app.example")
 	code, head, _ := s.send(t, "OPTIONS", "/dashboard/activities", "", "Origin", "https://app.example", "Sec-Fetch-Site", "cross-site")
 	if code != 204 || head.Get("Access-Control-Allow-Methods") != "POST" || !strings.Contains(head.Get("Access-Control-Allow-Headers"), "Authorization") {
 		t.Errorf("the preflight is answered %d, %v", code, head)

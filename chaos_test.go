@@ -360,7 +360,7 @@ func TestChaosOfTheLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := &server{addr: addr}
-		eventually(t, "the server listens with its log on "+name, func() bool { c, err := net.Dial("tcp", addr); return err == nil && c.Close() == nil })
+		eventually(t, "the server listens with its log on "+name, func() bool { return listens(addr) })
 		c := dial(t, addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		c.head(t)
 		c.event(t)
@@ -371,13 +371,7 @@ func TestChaosOfTheLog(t *testing.T) {
 		c.Close()
 		syscall.Kill(-sh.Process.Pid, syscall.SIGTERM)
 		go sh.Wait()
-		eventually(t, "with its log on "+name+" the server ends", func() bool {
-			c, err := net.Dial("tcp", addr)
-			if err == nil {
-				c.Close()
-			}
-			return err != nil
-		})
+		eventually(t, "with its log on "+name+" the server ends", func() bool { return !listens(addr) })
 	}
 }
 

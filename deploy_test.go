@@ -41,43 +41,58 @@ func TestEachDeployedProxyDeliversEachEventAtOnce(t *testing.T) {
 			}
 			s := startServer(t, "-interval", "0", "-heartbeat", "400ms", "-origins", "https://dashboard.example.com")
 			s.waitForSnapshot(t)
-			dir, addr := t.TempDir(), freeAddr(t)
-			os.Chmod(filepath.Dir(dir), 0o755)
+			dir, addr := proxyDir(t), freeAddr(t)
 			writeCertificate(t, dir+"/tls.pem")
 			file, err := os.ReadFile("deploy/" + p.file)
 			if err != nil {
 				t.Fatal(err)
 			}
 			conf, args := p.conf(string(file), dir, addr, s.addr)
-			write(t, dir+"/conf", conf)
-			log, err := os.Create(dir + "/log")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer log.Close()
-			cmd := exec.Command(program, args...)
-			cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-			cmd.Stdout, cmd.Stderr = log, log
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { cmd.Process.Kill(); cmd.Wait() }()
-			defer func() {
-				if t.Failed() {
-					b, _ := os.ReadFile(dir + "/log")
-					t.Logf("%s says\n%s", p.program, b)
-				}
-			}()
-			eventually(t, p.program+" listens", func() bool {
-				c, err := net.Dial("tcp", addr)
-				if err == nil {
-					c.Close()
-				}
-				return err == nil
-			})
+			startProxy(t, program, addr, dir, conf, args)
 			checkProxy(t, s, addr)
 		})
 	}
+}
+
+// proxyDir is a directory that a proxy's own user may enter.
+func proxyDir(t *testing.T) string {
+	dir := t.TempDir()
+	os.Chmod(filepath.Dir(dir), 0o755)
+	return dir
+}
+
+// startProxy runs a proxy with conf in the file conf of dir until the test ends. What it says is
+// shown if the test fails.
+func startProxy(t *testing.T, program, addr, dir, conf string, args []string) {
+	t.Helper()
+	write(t, dir+"/conf", conf)
+	log, err := os.Create(dir + "/log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		log.Close()
+		if b, _ := os.ReadFile(dir + "/log"); t.Failed() {
+			t.Logf("%s says\n%s", program, b)
+		}
+	})
+	eventually(t, program+" listens", func() bool { return listens(addr) })
+}
+
+func listens(addr string) bool {
+	c, err := net.Dial("tcp", addr)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
 }
 
 func checkProxy(t *testing.T, s *server, addr string) {
@@ -165,10 +180,14 @@ func checkProxy(t *testing.T, s *server, addr string) {
 }
 
 func nginxConf(file, dir, addr, server string) (string, []string) {
-	file = strings.NewReplacer("127.0.0.1:3001", server, "listen 443", "listen "+addr,
-		"/etc/ssl/certs/dashboard.pem", dir+"/tls.pem", "/etc/ssl/private/dashboard.key", dir+"/tls.pem").Replace(file)
+	return nginxHTTP(dir, strings.NewReplacer("127.0.0.1:3001", server, "listen 443", "listen "+addr,
+		"/etc/ssl/certs/dashboard.pem", dir+"/tls.pem", "/etc/ssl/private/dashboard.key", dir+"/tls.pem").Replace(file))
+}
+
+// nginxHTTP is a whole configuration around what stands in its http block, and nginx's arguments.
+func nginxHTTP(dir, text string) (string, []string) {
 	return fmt.Sprintf("daemon off; master_process off; pid %s/pid; error_log stderr;\nevents {}\nhttp { access_log off;"+
-			" client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;\n%[2]s}\n", dir, file),
+			" client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;\n%[2]s}\n", dir, text),
 		[]string{"-p", dir, "-c", dir + "/conf", "-e", "stderr"}
 }
 

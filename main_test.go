@@ -185,25 +185,13 @@ func TestTriggerFloodCostsAtMostTwentyBroadcastsASecond(t *testing.T) {
 	s := startServer(t, "-interval", "0")
 	c := s.stream(t)
 	c.event(t)
-	start, before := time.Now(), s.debug(t).Broadcasts
-	var wg sync.WaitGroup
 	last := make([]int64, 100)
-	for g := range last {
-		wg.Add(1)
-		go func(g int) {
-			defer wg.Done()
-			for i := 0; i < 100; i++ {
-				last[g] = s.trigger(t).ID
-			}
-		}(g)
-	}
-	wg.Wait()
-	most := int(time.Since(start)/minInterval) + 1
+	s.flood(t, len(last), func(g int) {
+		for i := 0; i < 100; i++ {
+			last[g] = s.trigger(t).ID
+		}
+	}, func() {})
 	state := s.debug(t)
-	if n := state.Broadcasts - before; n > most || n < 2 {
-		t.Errorf("10000 triggers in %v cost %d broadcasts, at most %d are allowed",
-			time.Since(start), n, most)
-	}
 	for e := c.event(t); e.id != state.NewestID; e = c.event(t) {
 	}
 	for _, id := range last {
@@ -811,6 +799,27 @@ func (s *server) send(t testing.TB, method, path, body string, header ...string)
 		t.Error(err)
 	}
 	return resp.StatusCode, resp.Header, string(answer)
+}
+
+// flood calls each for 0 to n-1 at the same time and then last, which must make at most twenty
+// broadcasts a second.
+func (s *server) flood(t testing.TB, n int, each func(i int), last func()) {
+	t.Helper()
+	start, before := time.Now(), s.debug(t).Broadcasts
+	var wg sync.WaitGroup
+	for i := 0; i < n; i++ {
+		wg.Add(1)
+		go func(i int) {
+			defer wg.Done()
+			each(i)
+		}(i)
+	}
+	wg.Wait()
+	last()
+	most := int(time.Since(start)/minInterval) + 1
+	if got := s.debug(t).Broadcasts - before; got > most || got < 2 {
+		t.Errorf("a flood of %v cost %d broadcasts, at most %d are allowed", time.Since(start), got, most)
+	}
 }
 
 type triggerReply struct {

@@ -2,10 +2,8 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -104,32 +102,10 @@ func TestReadmeConfigurationOfNginxHoldsNothingBack(t *testing.T) {
 	}
 	s := startServer(t, "-interval", "0", "-heartbeat", "300ms")
 	s.waitForSnapshot(t)
-	addr := freeAddr(t)
-	dir := t.TempDir()
-	os.Chmod(filepath.Dir(dir), 0o755)
-	conf := fmt.Sprintf("daemon off; master_process off; pid %s/pid; error_log stderr;\nevents {}\nhttp { access_log off; gzip on;"+
-		" gzip_http_version 1.0; gzip_proxied any; gzip_types text/event-stream; gzip_min_length 0;\nclient_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p;"+
-		" fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;\nserver { listen %[2]s;\n%[3]s}\n}\n",
-		dir, addr, strings.ReplaceAll(block[1], "127.0.0.1:3001", s.addr))
-	write(t, dir+"/nginx.conf", conf)
-	cmd := exec.Command(nginx, "-p", dir, "-c", dir+"/nginx.conf", "-e", "stderr")
-	log, err := os.Create(dir + "/log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
-		t.Skip(err)
-	}
-	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	eventually(t, "nginx listens", func() bool {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	dir, addr := proxyDir(t), freeAddr(t)
+	conf, args := nginxHTTP(dir, fmt.Sprintf("gzip on; gzip_http_version 1.0; gzip_proxied any; gzip_types text/event-stream; gzip_min_length 0;\n"+
+		"server { listen %s;\n%s}\n", addr, strings.ReplaceAll(block[1], "127.0.0.1:3001", s.addr)))
+	startProxy(t, nginx, addr, dir, conf, args)
 	direct := s.stream(t)
 	direct.event(t)
 	c := dial(t, addr, "GET /dashboard/stream HTTP/1.0\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n").inflated(t)

@@ -455,6 +455,14 @@ func TestStreamHoldsNoGoroutine(t *testing.T) {
 	}
 }
 
+func TestNoStreamJoinsOnceTheServerStops(t *testing.T) {
+	s := startServer(t)
+	s.stop()
+	if s.reserve(&SSEConnection{fd: notOpen}) {
+		t.Error("a stream was let in")
+	}
+}
+
 // Not parallel: others would allocate meanwhile.
 func TestBroadcastAllocatesNothingPerStream(t *testing.T) {
 	allocs := func(streams int) float64 {

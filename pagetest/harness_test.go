@@ -243,6 +243,20 @@ func (s *server) inFront(t *testing.T, handle func(w http.ResponseWriter, r *htt
 	return p
 }
 
+// inFrontOfStream is a proxy that answers requests for the stream with 502 while it is broken.
+func (s *server) inFrontOfStream(t *testing.T) (*httptest.Server, *atomic.Bool) {
+	t.Helper()
+	broken := &atomic.Bool{}
+	return s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if broken.Load() && r.URL.Path == "/dashboard/stream" {
+			w.Header().Set("Access-Control-Allow-Origin", "*")
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}), broken
+}
+
 // A fake is the real server, but for a stream of made-up snapshots and a history without any.
 type fake struct {
 	url    string

@@ -15,7 +15,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -310,14 +309,7 @@ func TestStalledServerIsStaleAndRecovers(t *testing.T) {
 func TestProxyErrorEndsNothingForEver(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	var broken atomic.Bool
-	proxy := s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if broken.Load() && r.URL.Path == "/dashboard/stream" {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+	proxy, broken := s.inFrontOfStream(t)
 	p := open(t, proxy.URL+"/")
 	p.waitForState("live")
 	p.mayFail()
@@ -552,15 +544,7 @@ func TestReadmesPageOfItsOwnShowsTheStream(t *testing.T) {
 	}))
 	t.Cleanup(other.Close)
 	s := startServer(t, "-interval", "500ms", "-probe", failing(t), "-origins", other.URL)
-	var broken atomic.Bool
-	proxy := s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if broken.Load() {
-			w.Header().Set("Access-Control-Allow-Origin", "*")
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+	proxy, broken := s.inFrontOfStream(t)
 	stream = proxy.URL
 	p := open(t, other.URL)
 	p.waitFor(`document.querySelector("#status").textContent.startsWith("critical: Health probe failed")`)
