@@ -192,6 +192,11 @@ func TestPagesOfOtherOriginsNeedTheirsInOrigins(t *testing.T) {
 			t.Errorf("posting with %q answers %d", c.header, code)
 		}
 	}
+	// No host is no host of this server's.
+	c := dial(t, s.addr, "GET /dashboard/trigger-test HTTP/1.0\r\nOrigin: null\r\n\r\n")
+	if line := c.line(t); line != "HTTP/1.0 403 Forbidden\r\n" {
+		t.Errorf("an origin that is null is answered %q", line)
+	}
 	// A link from elsewhere to the page is no page that reads.
 	if code, _, _ := s.send(t, "GET", "/", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"); code != 200 {
 		t.Errorf("a link to the page answers %d", code)

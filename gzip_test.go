@@ -247,17 +247,65 @@ func TestCompressedStreamEndsWithARetryToo(t *testing.T) {
 	}
 }
 
+// Nothing follows each heartbeat until it was read.
 func TestCompressedHeartbeatWaitsForNothing(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, "-interval", "1h", "-heartbeat", "300ms")
+	s := startServer(t, "-interval", "1h", "-heartbeat", "1h")
 	s.waitForSnapshot(t)
 	c := dial(t, s.addr, gzipRequest).inflated(t)
 	c.event(t)
 	for i := 0; i < 3; i++ {
+		s.beat(time.Now())
 		if line := c.line(t); line != ": heartbeat\n" {
 			t.Errorf("the next line is %q", line)
 		}
 		c.line(t)
+	}
+}
+
+func TestNothingIsCompressedWhileNoCompressedStreamIsOpen(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "50ms")
+	s.stream(t).event(t)
+	isCompressed := func() bool { return s.newest.Load().key != nil }
+	if isCompressed() {
+		t.Error("a frame is compressed for nobody")
+	}
+	c := dial(t, s.addr, gzipRequest).inflated(t)
+	c.event(t)
+	eventually(t, "frames are compressed", isCompressed)
+	c.Close()
+	eventually(t, "frames are compressed no more", func() bool { return !isCompressed() })
+}
+
+func TestFrameWithoutACompressedFormIsNotCountedAsSent(t *testing.T) {
+	c, reader := connectionPair(t)
+	go io.Copy(io.Discard, reader)
+	c.gzip = true
+	var z compressor
+	frames := []*frame{{id: 1, bytes: eventBytes(1, []byte("x"))}, {id: 2, bytes: eventBytes(2, []byte("y"))}}
+	z.compress(frames[0], 0)
+	for _, f := range frames {
+		if _, err := c.offer(f, 0, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c.last != 1 || c.events != 1 {
+		t.Errorf("%d events were sent, the last %d", c.events, c.last)
+	}
+	c.close(io.EOF)
+}
+
+func TestDeltaBuildsOnAFewHeartbeatsAtMost(t *testing.T) {
+	var z compressor
+	z.compress(&frame{id: 1, bytes: eventBytes(1, []byte("x"))}, 0)
+	for _, beats := range []uint64{maxBeats, 1 << 20} { // of a year
+		f := &frame{id: z.id + 1, bytes: eventBytes(z.id+1, []byte("x"))}
+		c := &SSEConnection{gzip: true, last: z.id, heard: beats}
+		z.compress(f, z.beats+beats)
+		if isDelta := bytes.Equal(c.form(f), f.delta); isDelta != (beats <= maxBeats) {
+			t.Errorf("after %d heartbeats a delta is sent: %v", beats, isDelta)
+		}
 	}
 }
 

@@ -117,6 +117,14 @@ func TestIntervalZeroSendsOnlyWhenTriggered(t *testing.T) {
 	c := s.stream(t)
 	first := c.event(t)
 	time.Sleep(300 * time.Millisecond)
+	now := time.Now()
+	s.tick(now) // reads the host all the same
+	s.mu.Lock()
+	got := s.figures.at
+	s.mu.Unlock()
+	if !got.Equal(now) {
+		t.Errorf("the last reading is of %v, want %v", got, now)
+	}
 	reply := s.trigger(t)
 	if e := c.event(t); e.id != reply.ID || e.id <= first.id {
 		t.Errorf("after event %d and trigger %d came event %d", first.id, reply.ID, e.id)
@@ -448,6 +456,20 @@ func TestDefaultMaxStreamsLeavesDescriptors(t *testing.T) {
 	s, err := parseSettings(nil, env())
 	if want := limit - max(limit/20, 64); err != nil || s.maxStreams != want {
 		t.Errorf("with %d descriptors -max-streams is %d, want %d (%v)", limit, s.maxStreams, want, err)
+	}
+}
+
+func TestPasswordOfTheProbeIsShownNowhere(t *testing.T) {
+	t.Parallel()
+	p := startBinary(t, nil, "-probe", "http://me:s3cret@127.0.0.1:1/up")
+	s := &server{addr: p.addr}
+	if _, _, body := s.request(t, "GET", "/dashboard/debug"); strings.Contains(body, "s3cret") || !strings.Contains(body, "127.0.0.1:1/up") {
+		t.Errorf("the state is %s", body)
+	}
+	p.mustLog(t, "a figure is missing.*source=probe")
+	p.stop(t)
+	if log := p.log(); strings.Contains(log, "s3cret") {
+		t.Errorf("the log is\n%s", log)
 	}
 }
 
