@@ -122,6 +122,9 @@ func TestAlarmIsToldInWords(t *testing.T) {
 	if got := eval[string](p, "document.title"); !strings.HasPrefix(got, "Critical · CPU ") {
 		t.Errorf("the title is %q", got)
 	}
+	for id, want := range map[string]string{"response_time": "2 Critical", "cpu": "0 "} {
+		p.waitFor(fmt.Sprintf(`document.querySelector("#%s").dataset.level + " " + document.querySelector("#%[1]s .word").textContent === %q`, id, want))
+	}
 	levels := eval[[]string](p, `[...document.querySelectorAll("#activities li .level")].map((e) => e.textContent.trim().toLowerCase())`)
 	if want := []string{"error", "warning"}; !slices.Equal(levels, want) {
 		t.Errorf("the levels in words are %q, want %q", levels, want)
@@ -406,6 +409,30 @@ func TestHangingHolderIsReplacedAndDoesNoHarmLater(t *testing.T) {
 	}
 }
 
+// What a tab missed while it hung comes late, to itself and to the others.
+func TestOldSnapshotIsIgnoredUnlessItIsTheFirstOfAStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	first := open(t, s.url+"/")
+	first.waitFor("shared.counted > 0 && points.length === 1")
+	second := first.another(s.url + "/")
+	second.waitFor("shared.id > 0")
+	old := strings.ReplaceAll(madeUp("77%").json(), "Dashboard updated", "Long ago")
+	eval[bool](first, fmt.Sprintf(`receive({lastEventId: String(shared.id - 5000), data: %q}), true`, old))
+	eval[bool](first, fmt.Sprintf(`channel.postMessage({snapshot: %s, id: shared.id - 5000}), channel.postMessage({streams: 12345}), true`, old))
+	second.waitFor(`document.querySelector("#viewers").textContent === "12345"`) // it came after that
+	for _, p := range []*tab{first, second} {
+		if got := p.text("#cpu .value"); got == "77%" || len(p.activities()) > 0 {
+			t.Errorf("an old snapshot is shown: %s, %q", got, p.activities())
+		}
+	}
+	// The server's clock was put back, and it was started anew: that is no old snapshot.
+	eval[bool](first, fmt.Sprintf(`isFirst = true, receive({lastEventId: String(shared.id - 5000), data: %q}), true`, old))
+	for _, p := range []*tab{first, second} {
+		p.waitFor(`document.querySelector("#cpu .value").textContent === "77%"`)
+	}
+}
+
 func TestPageIsLiveWhereLocksAreRefused(t *testing.T) {
 	t.Parallel()
 	p := open(t, startServer(t).url+"/", `LockManager.prototype.request = () => Promise.reject(new DOMException("no cookies", "SecurityError"))`)
@@ -415,7 +442,7 @@ func TestPageIsLiveWhereLocksAreRefused(t *testing.T) {
 func TestAllTimesAreTheServers(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	p := open(t, "about:blank")
+	p := open(t, "about:blank", `Date.now = ((now) => () => now() + 3600e3)(Date.now)`) // a clock that is an hour ahead
 	call(p, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Asia/Kathmandu"})
 	p.do(chromedp.Navigate(s.url + "/"))
 	p.waitFor("shared.counted > 0")
@@ -855,4 +882,8 @@ func TestWithoutWebLocksAHiddenTabHasNoStream(t *testing.T) {
 	s.waitForStreams(t, 2)
 	second.waitForState("live")
 	first.waitForState("live")
+	eval[bool](second, `dispatchEvent(new PageTransitionEvent("pagehide", {persisted: true}))`)
+	s.waitForStreams(t, 1)
+	eval[bool](second, `dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true}))`)
+	s.waitForStreams(t, 2)
 }
