@@ -58,7 +58,8 @@ left out of the figures and counted as mixed; events without ids cannot be told 
   closed_uncleanly, errors, error_kinds {text: count}, events, events_per_s, heartbeats, bytes;
   wrong [{problem, count, example}]; each with p50, p99 and max: connect_ms (TCP and TLS),
   headers_ms and first_event_ms (from the first dial), spread_ms (one id, from the first to the
-  last stream open when it appeared), event_gap_ms, heartbeat_gap_ms.
+  last stream open when it appeared), event_gap_ms, away_ms (from the last event of a
+  connection to the first of the next), heartbeat_gap_ms.
   -publish adds publish_rounds, publish_rounds_mixed, missed, delivery_ms, last_delivery_ms (of
   the last stream of each round), bytes_per_delivery. Linux: client_rss_per_stream_kib,
   client_cpu_us_per_delivery. -pid adds rss_before_mib, rss_after_mib, rss_per_stream_kib,

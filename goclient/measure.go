@@ -27,6 +27,7 @@ type meter struct {
 	first     histogram
 	spread    histogram
 	gaps      histogram // between two events of one connection
+	away      histogram // from the last event of a connection to the first of the next
 	beats     histogram // between two comments of one connection
 	wrong     map[string]*finding
 	errors    map[string]int
@@ -149,7 +150,8 @@ type viewer struct {
 	start       time.Time
 	since       time.Time // when the connection's head had come; what follows is as of then
 	seen        time.Time // the last event or comment
-	lastEvent   time.Time
+	lastEvent   time.Time // of this connection
+	lost        time.Time // the last event of the connections before
 	lastComment time.Time
 	sighting    *sighting // the last id on this connection
 	number      uint64    // the last id that is a decimal number, on any connection
@@ -192,6 +194,9 @@ func (v *viewer) opened(c *conn) {
 	}
 	now := time.Now()
 	v.state, v.since, v.seen = open, now, now
+	if !v.lastEvent.IsZero() {
+		v.lost = v.lastEvent
+	}
 	v.lastEvent, v.lastComment, v.sighting = time.Time{}, time.Time{}, nil
 }
 
@@ -272,6 +277,8 @@ func (v *viewer) event(ev *event, at time.Time) {
 	}
 	if !v.lastEvent.IsZero() {
 		m.gaps.add(at.Sub(v.lastEvent))
+	} else if !v.lost.IsZero() {
+		m.away.add(at.Sub(v.lost))
 	}
 	s, repeated := m.sightLocked(v, ev, at)
 	if s == nil || repeated || !s.first.Before(m.round.start) {

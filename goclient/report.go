@@ -23,6 +23,7 @@ type summary struct {
 	First        *quantiles     `json:"first_event_ms,omitempty"`
 	Spread       *quantiles     `json:"spread_ms,omitempty"`
 	Gaps         *quantiles     `json:"event_gap_ms,omitempty"`
+	Away         *quantiles     `json:"away_ms,omitempty"`
 	Beats        *quantiles     `json:"heartbeat_gap_ms,omitempty"`
 	Rounds       int            `json:"publish_rounds,omitempty"`
 	Mixed        *int           `json:"publish_rounds_mixed,omitempty"`
@@ -48,7 +49,7 @@ func (m *meter) summary(elapsed time.Duration) *summary {
 		Elapsed: round3(elapsed.Seconds()), totals: m.total, ErrorKinds: m.errors,
 		EventsPerS: round3(float64(m.total.Events) / elapsed.Seconds()),
 		Connect:    m.connect.ms(), Head: m.head.ms(), First: m.first.ms(),
-		Spread: m.spread.ms(), Gaps: m.gaps.ms(), Beats: m.beats.ms(),
+		Spread: m.spread.ms(), Gaps: m.gaps.ms(), Away: m.away.ms(), Beats: m.beats.ms(),
 		Wrong: []*finding{},
 	}
 	if p := &m.published; p.rounds > 0 {
@@ -134,6 +135,7 @@ func (s *summary) write(w io.Writer) {
 	times("first event", s.First)
 	times("spread", s.Spread)
 	times("event gap", s.Gaps)
+	times("away", s.Away)
 	times("heartbeat gap", s.Beats)
 	if s.Rounds > 0 {
 		line("published", "%d, %d left out as another event came too; %d deliveries missed",

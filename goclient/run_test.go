@@ -203,6 +203,25 @@ func TestSpreadIsFromTheFirstToTheLastStream(t *testing.T) {
 	}
 }
 
+func TestAwayIsFromTheLastEventOfAConnectionToTheFirstOfTheNext(t *testing.T) {
+	m := newMeter(newChecker("auto"), 0, 1)
+	v := &viewer{m: m}
+	t0 := time.Now()
+	ev := &event{data: []byte("a")}
+	v.opened(&conn{start: t0})
+	v.event(ev, t0)
+	v.event(ev, t0.Add(time.Second))
+	v.closed(io.EOF)
+	v.opened(&conn{start: t0}) // a connection without an event
+	v.closed(io.EOF)
+	v.opened(&conn{start: t0})
+	v.event(ev, t0.Add(4*time.Second))
+	v.event(ev, t0.Add(5*time.Second))
+	if s := m.summary(time.Second); m.away.n != 1 || s.Away.Max != 3000 {
+		t.Errorf("got %d times away, %+v; want one of 3 s", m.away.n, s.Away)
+	}
+}
+
 func TestPublishMeasuresToEachStream(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
