@@ -24,17 +24,15 @@ func TestSnapshotsAreThoseOfTheRailsServer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts a Rails server")
 	}
+	rails := freeAddr(t)
+	startRails(t, rails)
 	servers := []struct{ name, addr string }{
-		{"Rails", startRails(t)},
+		{"Rails", rails},
 		{"sse-server", startBinary(t, nil, "-interval", "1s").addr},
-	}
-	client := filepath.Join(t.TempDir(), "sse-client")
-	if out, err := exec.Command("go", "build", "-o", client, "./goclient").CombinedOutput(); err != nil {
-		t.Fatalf("building sse-client: %v\n%s", err, out)
 	}
 	for _, s := range servers {
 		base := "http://" + s.addr + "/dashboard"
-		out, err := exec.Command(client, "-url", base+"/stream", "-check", "snapshot", "-clients", "20",
+		out, err := exec.Command(clientProgram(t), "-url", base+"/stream", "-check", "snapshot", "-clients", "20",
 			"-publish", base+"/trigger-test", "-rounds", "8", "-gap", "300ms").CombinedOutput()
 		if err != nil {
 			t.Errorf("sse-client finds something wrong with %s: %v\n%s", s.name, err, out)
@@ -48,15 +46,14 @@ func TestSnapshotsAreThoseOfTheRailsServer(t *testing.T) {
 	}
 }
 
-// startRails starts the server of bench/rails with a snapshot a second.
-func startRails(t *testing.T) (addr string) {
+// startRails starts the server of bench/rails with a snapshot a second; kill ends it.
+func startRails(t *testing.T, addr string) (kill func()) {
 	t.Helper()
 	required := `require "puma"; require "rails"; require "action_controller/railtie"`
 	if out, err := exec.Command("ruby", "-e", required).CombinedOutput(); err != nil {
 		reason, _, _ := strings.Cut(string(out), "\n")
 		t.Skipf("Rails or Puma is not installed: %v %s", err, reason)
 	}
-	addr = freeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
@@ -68,9 +65,12 @@ func startRails(t *testing.T) (addr string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		cmd.Process.Kill() // a stream never ends by itself
+	kill = func() { // a stream never ends by itself
+		cmd.Process.Kill()
 		cmd.Wait()
+	}
+	t.Cleanup(func() {
+		kill()
 		log.Close()
 		if text, _ := os.ReadFile(log.Name()); t.Failed() {
 			t.Logf("Rails says:\n%s", text)
@@ -83,7 +83,7 @@ func startRails(t *testing.T) (addr string) {
 		}
 		return err == nil && resp.StatusCode == http.StatusOK
 	})
-	return addr
+	return kill
 }
 
 // readSnapshots gives the data of the first n events of a stream.

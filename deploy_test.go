@@ -63,7 +63,7 @@ func proxyDir(t *testing.T) string {
 
 // startProxy runs a proxy with conf in the file conf of dir until the test ends. What it says is
 // shown if the test fails.
-func startProxy(t *testing.T, program, addr, dir, conf string, args []string) {
+func startProxy(t *testing.T, program, addr, dir, conf string, args []string) *exec.Cmd {
 	t.Helper()
 	write(t, dir+"/conf", conf)
 	log, err := os.Create(dir + "/log")
@@ -85,6 +85,7 @@ func startProxy(t *testing.T, program, addr, dir, conf string, args []string) {
 		}
 	})
 	eventually(t, program+" listens", func() bool { return listens(addr) })
+	return cmd
 }
 
 func listens(addr string) bool {
@@ -203,14 +204,14 @@ func haproxyConf(file, dir, addr, server string) (string, []string) {
 		[]string{"-db", "-f", dir + "/conf"}
 }
 
-// writeCertificate writes a certificate of its own for dashboard.example.com, and its key.
+// writeCertificate writes a certificate of its own for dashboard.example.com and 127.0.0.1, and its key.
 func writeCertificate(t testing.TB, file string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"dashboard.example.com"},
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"dashboard.example.com"}, IPAddresses: []net.IP{{127, 0, 0, 1}},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {

@@ -1012,9 +1012,15 @@ type process struct {
 	text    strings.Builder
 }
 
+// binary gives the server as a command: this program, or the one of SSE_BINARY, whose figures are
+// those of a server that is no test.
 func binary(t testing.TB, environ []string, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], args...)
+	program := os.Args[0]
+	if built := os.Getenv("SSE_BINARY"); built != "" {
+		program = built
+	}
+	cmd := exec.Command(program, args...)
 	cmd.Env = append(append(os.Environ(), "TEST_SERVER=1"), environ...)
 	return cmd
 }
