@@ -16,7 +16,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -51,6 +54,130 @@ func TestEachDeployedProxyDeliversEachEventAtOnce(t *testing.T) {
 			startProxy(t, program, addr, dir, conf, args)
 			checkProxy(t, s, addr)
 		})
+	}
+}
+
+// The unit runs under a systemd of its own: it is allowed all that the server needs, and no more.
+func TestUnitRunsTheServerForEver(t *testing.T) {
+	addr := freeAddr(t)
+	s := &server{addr: addr}
+	startSystemd(t, "sse-server.service", "SSE_ADDR="+addr)
+	pid := func() string {
+		out, _ := exec.Command("pgrep", "-n", "-f", "^/usr/local/bin/sse-server").Output()
+		return strings.TrimSpace(string(out))
+	}
+	eventually(t, "the server listens", func() bool { return listens(addr) })
+	first := pid()
+	if e := s.stream(t).event(t); strings.Contains(string(e.data), `cpu":"N/A"`) {
+		t.Errorf("the CPU cannot be measured: %s", e.data)
+	}
+	status, err := os.ReadFile("/proc/" + first + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`Uid:\t[1-9]`, `NoNewPrivs:\t1`, `Seccomp:\t2`, `CapEff:\t0+\n`, `CapBnd:\t0+\n`} {
+		if !regexp.MustCompile(want).Match(status) {
+			t.Errorf("the process has no %s:\n%s", want, status)
+		}
+	}
+	if err := exec.Command("kill", "-9", first).Run(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the server is there again", func() bool { return pid() != first && listens(addr) })
+}
+
+// startSystemd runs a unit of deploy/ with settings under a systemd in namespaces of its own until
+// the test ends.
+func startSystemd(t *testing.T, unit string, settings ...string) {
+	t.Helper()
+	const systemd = "/lib/systemd/systemd"
+	if _, err := os.Stat(systemd); err != nil || os.Getuid() != 0 || testing.Short() {
+		t.Skip("it needs systemd and root")
+	}
+	dir := t.TempDir()
+	text, err := os.ReadFile("deploy/" + unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, program := range [][2]string{{"sse-server", "."}, {"sse-client", "./goclient"}} {
+		if out, err := exec.Command("go", "build", "-o", dir+"/"+program[0], program[1]).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	os.Mkdir(dir+"/"+unit+".d", 0o755)
+	write(t, dir+"/"+unit+".d/test.conf", "[Unit]\nDefaultDependencies=no\n[Service]\nEnvironment="+strings.Join(settings, " ")+"\n")
+	write(t, dir+"/"+unit, string(text))
+	write(t, dir+"/test.target", "[Unit]\nWants="+unit+"\n")
+	cmd := exec.Command("unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "sh", "-c",
+		`mount --make-rprivate / && mount -t tmpfs tmpfs /usr/local/bin && cp sse-server sse-client /usr/local/bin &&
+		mount -t tmpfs tmpfs /run && mount -t proc proc /proc &&
+		exec `+systemd+" --system --unit=test.target --log-target=console --show-status=0")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "container=lxc", "SYSTEMD_UNIT_PATH="+dir+":")
+	var log strings.Builder
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Skip("unshare: ", err)
+	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-ended
+		if t.Failed() {
+			t.Logf("systemd says\n%s", log.String())
+		}
+	})
+	select {
+	case <-ended:
+		t.Skip("systemd does not start here: ", log.String())
+	case <-time.After(2 * time.Second):
+	}
+}
+
+// What the image holds is enough: the server runs in an empty directory, as the image's user.
+func TestImageHoldsAllThatTheServerNeeds(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("it needs root")
+	}
+	text, err := os.ReadFile("deploy/Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := func(pattern string) string {
+		m := regexp.MustCompile(`(?m)^` + pattern + `$`).FindSubmatch(text)
+		if m == nil {
+			t.Fatalf("the Dockerfile has no line %s", pattern)
+		}
+		return string(m[1])
+	}
+	source, image := t.TempDir(), proxyDir(t)
+	for _, file := range strings.Fields(line(`COPY ([^-].*) \./`)) {
+		if out, err := exec.Command("cp", file, source).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	build := exec.Command("sh", "-c", strings.Replace(line(`RUN (.*)`), "-o /", "-o "+image+"/", 1))
+	build.Dir, build.Env = source, append(os.Environ(), "VERSION=image")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	user, _ := strconv.Atoi(line(`USER (\d+):\d+`))
+	addr := freeAddr(t)
+	cmd := exec.Command(line(`ENTRYPOINT \["(.*)"\]`), "-addr", addr)
+	cmd.Env = []string{}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: image, Credential: &syscall.Credential{Uid: uint32(user), Gid: uint32(user)}}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	eventually(t, "the server listens", func() bool { return listens(addr) })
+	s := &server{addr: addr}
+	if e := s.stream(t).event(t); !strings.Contains(string(e.data), `"status":"online"`) {
+		t.Errorf("the first event is %s", e.data)
+	}
+	if d := s.debug(t); d.Version != "image" {
+		t.Errorf("the version is %q", d.Version)
 	}
 }
 
