@@ -1398,12 +1398,18 @@ func (s *SSEServer) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 		}
 		json.Compact(&line, body) // it is valid
 		s.renew.Reset(givenPatience)
+	} else {
+		s.renew.Stop()
 	}
+	now := time.Now()
 	s.mu.Lock()
-	s.given, s.givenAt = line.Bytes(), time.Now()
+	isShown := bytes.Equal(s.given, line.Bytes()) && now.Sub(s.givenAt) < givenPatience
+	s.given, s.givenAt = line.Bytes(), now
 	id := s.lastID
 	s.mu.Unlock()
-	s.deliver(id)
+	if !isShown { // else it is still fresh
+		s.deliver(id)
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -206,6 +206,46 @@ func TestStaleSnapshotIsToldEvenWithoutAnInterval(t *testing.T) {
 	}
 }
 
+// So a forwarder can say that old news are still the newest.
+func TestSnapshotThatIsPutAgainIsFreshAndNotSentAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	c.event(t)
+	put := func(n string) {
+		if code, _, body := s.send(t, "PUT", "/dashboard/snapshot", `{"system_status":{"status":"`+n+`"}}`, "Content-Type", jsonType); code != 204 {
+			t.Errorf("putting answers %d %q", code, body)
+		}
+	}
+	age := func(d time.Duration) {
+		s.mu.Lock()
+		s.givenAt = s.givenAt.Add(-d)
+		s.mu.Unlock()
+	}
+	put("one")
+	first := c.event(t)
+	age(givenPatience - time.Second)
+	put("one")
+	if _, fresh := s.hasGiven(time.Now().Add(givenPatience - time.Second)); !fresh {
+		t.Error("a snapshot that is put again is no fresher")
+	}
+	put("two")
+	if e := c.event(t); e.id <= first.id || !strings.Contains(string(e.data), "two") {
+		t.Errorf("the next is %s", e.data)
+	}
+	age(givenPatience) // stale: now it is told that it is fresh again
+	put("two")
+	if e := c.event(t); !strings.Contains(string(e.data), `"two"`) {
+		t.Errorf("renewed, it is %s", e.data)
+	}
+	s.send(t, "DELETE", "/dashboard/snapshot", "")
+	c.event(t)
+	put("two")
+	if e := c.event(t); !strings.Contains(string(e.data), `"two"`) {
+		t.Errorf("after its deletion it is %s", e.data)
+	}
+}
+
 func TestBadSnapshotIsRefusedInOneSentenceAndChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "1h")

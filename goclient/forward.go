@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,14 +21,26 @@ type forwarded struct {
 	failing  bool // the newest attempt failed
 }
 
-// A forwarder sends the data of one stream's events on. It is the observer of that stream.
+// The pause before what could not be sent is tried again, doubled up to the second.
+const (
+	minPause = 250 * time.Millisecond
+	maxPause = 2 * time.Second
+)
+
+// A forwarder sends the data of one stream's events on. It is the observer of that stream. It
+// holds one event only, the newest, and tries until it is taken, a newer one takes its place, or the
+// stream has ended; but what is refused (4xx) is not tried again, as it would be refused again. With PUT, which may
+// be repeated, each comment of the stream sends the newest once more: so a receiver that calls
+// old news stale knows that they are still the newest.
 type forwarder struct {
 	method, url, token string
 	client             http.Client
 	log                *slog.Logger
+	newest             []byte      // on this connection of the stream; nil: none yet
 	next               chan []byte // room for one: the newest that waits
 	stats              forwarded   // Replaced and Dropped are the stream's, the rest is send's
 	upstream           string      // how the stream is, so that each change is logged once
+	isOpen             atomic.Bool // it is; else nobody knows whether the newest still is
 }
 
 func newForwarder(method, url, token string, log *slog.Logger) *forwarder {
@@ -36,18 +50,42 @@ func newForwarder(method, url, token string, log *slog.Logger) *forwarder {
 
 // run sends what comes until ctx ends.
 func (f *forwarder) run(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
+		var data []byte
 		select {
 		case <-ctx.Done():
 			return
-		case data := <-f.next:
-			err := f.send(ctx, data)
-			if ctx.Err() != nil {
-				return
-			}
-			f.note(err)
+		case data = <-f.next:
+		}
+		for fails := 1; data != nil && !f.try(ctx, data); fails++ {
+			sleep(ctx, backoff(minPause, maxPause, fails))
+			data = f.waiting(data)
 		}
 	}
+}
+
+// try sends the data and says whether that is done with.
+func (f *forwarder) try(ctx context.Context, data []byte) bool {
+	err := f.send(ctx, data)
+	if ctx.Err() != nil {
+		return true
+	}
+	f.note(err)
+	return err == nil || errors.As(err, new(refusedError))
+}
+
+// waiting gives what is to be sent in place of data that could not be: the same if nothing newer
+// came and the stream is still open.
+func (f *forwarder) waiting(data []byte) []byte {
+	select {
+	case data = <-f.next:
+		return data
+	default:
+	}
+	if f.isOpen.Load() {
+		return data
+	}
+	return nil
 }
 
 func (f *forwarder) send(ctx context.Context, data []byte) error {
@@ -69,7 +107,7 @@ func (f *forwarder) note(err error) {
 	case err != nil:
 		s.Failed++
 		if !s.failing {
-			f.log.Warn("forwarding fails, trying again with each event", "url", f.url, "err", err)
+			f.log.Warn("forwarding fails, trying again", "url", f.url, "err", err)
 		}
 	case s.failing:
 		f.log.Info("forwarding works again", "url", f.url, "failed", s.Failed)
@@ -87,10 +125,24 @@ func (f *forwarder) event(ev *event, _ time.Time) {
 		f.stats.Replaced++
 	default:
 	}
-	f.next <- bytes.Clone(ev.data)
+	f.newest = bytes.Clone(ev.data)
+	f.next <- f.newest
 }
 
-func (f *forwarder) opened(*conn) { f.become("open", nil) }
+func (f *forwarder) comment([]byte, time.Time) {
+	if f.method != http.MethodPut || f.newest == nil {
+		return
+	}
+	select {
+	case f.next <- f.newest:
+	default: // it waits there still
+	}
+}
+
+func (f *forwarder) opened(*conn) {
+	f.newest = nil
+	f.become("open", nil)
+}
 
 func (f *forwarder) closed(err error) {
 	if err == io.EOF {
@@ -107,6 +159,7 @@ func (f *forwarder) become(state string, err error) {
 		return
 	}
 	f.upstream = state
+	f.isOpen.Store(state == "open")
 	if err != nil {
 		f.log.Warn("stream "+state+", coming back", "err", err)
 		return
@@ -121,5 +174,4 @@ func (f *forwarder) dropped() {
 	}
 }
 
-func (f *forwarder) received(int)              {}
-func (f *forwarder) comment([]byte, time.Time) {}
+func (f *forwarder) received(int) {}

@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -156,12 +160,305 @@ func TestForwardComesBackEvenAfter204(t *testing.T) {
 	}
 }
 
-func TestBackoffGrowsToAMinuteWithJitter(t *testing.T) {
+// newTestForwarder forwards what its open stream brings until the test ends.
+func newTestForwarder(t *testing.T, method, url string) (f *forwarder, log *lockedBuffer) {
+	log = &lockedBuffer{}
+	f = newForwarder(method, url, "", slog.New(slog.NewTextHandler(log, nil)))
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan bool)
+	go func() {
+		f.run(ctx)
+		close(done)
+	}()
+	t.Cleanup(func() { stop(); <-done })
+	f.opened(nil)
+	return f, log
+}
+
+func TestForwardTriesTheNewestUntilItIsTaken(t *testing.T) {
+	t.Parallel()
+	got := make(chan string, 10)
+	receiver := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- string(body)
+		switch n {
+		case 0:
+			w.WriteHeader(http.StatusBadGateway)
+		case 1:
+			w.WriteHeader(http.StatusTooManyRequests)
+		case 2:
+			panic(http.ErrAbortHandler) // cut
+		case 3:
+			<-r.Context().Done() // hangs
+		}
+	})
+	f, log := newTestForwarder(t, "PUT", receiver)
+	f.client.Timeout = 500 * time.Millisecond
+	f.event(&event{data: []byte("1")}, time.Time{})
+	for i := 0; i < 4; i++ {
+		if s := receive(t, got); s != "1" {
+			t.Errorf("attempt %d: %s", i+1, s)
+		}
+	}
+	f.event(&event{data: []byte("2")}, time.Time{})
+	if s := receive(t, got); s != "2" {
+		t.Errorf("got %s, want the newest", s)
+	}
+	log.wait(t, "forwarding works again")
+	if n := strings.Count(log.String(), "forwarding fails"); n != 1 {
+		t.Errorf("failing was logged %d times:\n%s", n, log)
+	}
+	if len(got) > 0 {
+		t.Errorf("%s was sent, too", <-got)
+	}
+}
+
+func TestForwardSendsNothingAgainThatIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{301, 400, 401, 403, 404, 409, 413, 415} {
+		got := make(chan string, 10)
+		receiver := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			got <- string(body)
+			if n == 0 {
+				w.WriteHeader(status)
+			}
+		})
+		f, log := newTestForwarder(t, "PUT", receiver)
+		f.event(&event{data: []byte("1")}, time.Time{})
+		log.wait(t, "forwarding fails")
+		receive(t, got)
+		time.Sleep(2 * minPause)
+		f.event(&event{data: []byte("2")}, time.Time{})
+		if s := receive(t, got); s != "2" {
+			t.Errorf("%d: %s comes after the refusal", status, s)
+		}
+		log.wait(t, "forwarding works again")
+	}
+}
+
+// What could not be sent before the stream ended is old by then.
+func TestForwardOfAClosedStreamGivesUp(t *testing.T) {
+	t.Parallel()
+	got := make(chan string, 100)
+	receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		got <- ""
+		w.WriteHeader(http.StatusServiceUnavailable)
+	})
+	f, _ := newTestForwarder(t, "PUT", receiver)
+	f.event(&event{data: []byte("1")}, time.Time{})
+	receive(t, got)
+	receive(t, got)
+	f.closed(io.EOF)
+	time.Sleep(3 * minPause) // one attempt may be under way
+	n := len(got)
+	time.Sleep(2 * maxPause)
+	if len(got) > n {
+		t.Errorf("%d more attempts were made", len(got)-n)
+	}
+}
+
+func TestForwardRepeatsTheNewestWithEachHeartbeatOnlyIfItIsPut(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"PUT", "POST"} {
+		got := make(chan string, 10)
+		receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			got <- string(body)
+		})
+		f, _ := newTestForwarder(t, method, receiver)
+		f.comment([]byte("heartbeat"), time.Time{}) // before the first event
+		f.event(&event{data: []byte("1")}, time.Time{})
+		want := []string{"1", "2"}
+		if method == "PUT" {
+			want = []string{"1", "1", "2"}
+		}
+		for i, data := range want {
+			if s := receive(t, got); s != data {
+				t.Errorf("%s: number %d is %s, want %s", method, i, s, data)
+			}
+			if i == 0 {
+				f.comment([]byte("heartbeat"), time.Time{})
+				time.Sleep(50 * time.Millisecond) // for what must not be sent
+			}
+			if i == len(want)-2 {
+				f.event(&event{data: []byte("2")}, time.Time{})
+			}
+		}
+		f.closed(io.EOF)
+		f.opened(nil)
+		f.comment([]byte("full"), time.Time{}) // of another connection
+		time.Sleep(50 * time.Millisecond)
+		f.event(&event{data: []byte("3")}, time.Time{})
+		if s := receive(t, got); s != "3" {
+			t.Errorf("%s: got %s, want 3", method, s)
+		}
+	}
+}
+
+func TestForwardOpensASilentStreamAnew(t *testing.T) {
+	t.Parallel()
+	upstream := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		begin(w, fmt.Sprintf("retry: 1\ndata: %d\n\n", n))
+		<-r.Context().Done() // as a stopped process
+	})
+	got, log := forward(t, upstream, "-heartbeat", "100ms")
+	for i := 0; i < 3; i++ {
+		if s := receive(t, got); s != fmt.Sprint(i) {
+			t.Errorf("got %s, want %d", s, i)
+		}
+	}
+	log.wait(t, "silent for 200ms")
+}
+
+func TestForwardIsNoHotLoopWhereStreamsCloseAtOnce(t *testing.T) {
+	t.Parallel()
+	var opened atomic.Int32
+	upstream := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		opened.Add(1)
+		begin(w, "retry: 0\n\n")
+	})
+	forward(t, upstream)
+	time.Sleep(2 * time.Second)
+	if n := opened.Load(); n != 1 {
+		t.Errorf("%d streams were opened in two seconds", n)
+	}
+}
+
+// Each is one connection; what is sent on follows.
+func TestForwardSendsOnWhatIsWhole(t *testing.T) {
+	t.Parallel()
+	noise := make([]byte, 10<<10)
+	rand.New(rand.NewSource(1)).Read(noise)
+	for name, c := range map[string]struct {
+		head, text string
+		want       []string
+	}{
+		"an event without an id":           {"", "data: 1\n\n", []string{"1"}},
+		"half an event":                    {"", "data: 1\n\ndata: 2\ndata: half\n", []string{"1"}},
+		"a page":                           {"Content-Type: text/html", "<p>data: 1\n\n", nil},
+		"an event of 2 MiB":                {"", "data: " + strings.Repeat("x", 2<<20) + "\n\ndata: 3\n\n", []string{"3"}},
+		"noise":                            {"", string(noise) + "\n\ndata: 4\n\n", []string{"4"}},
+		"comments, names and no data":      {"", ": x\nevent: y\nid: 5\n\n\n\ndata: 5\n\n", []string{"5"}},
+		"what is not for the receiver":     {"", "data: not JSON\n\n", []string{"not JSON"}},
+		"a compressed stream that is none": {"Content-Encoding: gzip", "data: 1\n\n", nil},
+	} {
+		c := c
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			upstream := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+				if n > 0 {
+					begin(w, "data: end\n\n")
+					<-r.Context().Done()
+				} else if c.head != "" {
+					name, value, _ := strings.Cut(c.head, ": ")
+					w.Header().Set(name, value)
+					io.WriteString(w, c.text)
+				} else {
+					begin(w, "retry: 1\n"+c.text)
+				}
+			})
+			got, log := forward(t, upstream)
+			for _, want := range append(c.want, "end") {
+				if s := receive(t, got); s != want {
+					t.Errorf("got %.100q, want %s", s, want)
+				}
+			}
+			log.wait(t, "stream open")
+			if n := strings.Count(log.String(), "\n"); n > 4 {
+				t.Errorf("%d lines are logged:\n%s", n, log)
+			}
+		})
+	}
+}
+
+func TestForwardOfAFloodHoldsOneEventOnly(t *testing.T) {
+	large := "data: " + strings.Repeat("x", 200<<10) + "\n\n"
+	sent := make(chan bool)
+	upstream := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		for i := 0; i < 2000; i++ { // 400 MB
+			begin(w, large)
+		}
+		close(sent)
+		<-r.Context().Done()
+	})
+	receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go run(ctx, []string{"-url", upstream, "-forward", receiver}, io.Discard, io.Discard)
+	var most uint64
+	for isSent := false; !isSent; {
+		select {
+		case <-sent:
+			isSent = true
+		case <-time.After(10 * time.Millisecond):
+		}
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		most = max(most, m.HeapAlloc)
+	}
+	if most > 30<<20 {
+		t.Errorf("%d MiB are held", most>>20)
+	}
+}
+
+// A lockedBuffer is a log that is read while it grows.
+type lockedBuffer struct {
+	mu  sync.Mutex // guards buf
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// wait waits until the log has text.
+func (b *lockedBuffer) wait(t *testing.T, text string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(b.String(), text); {
+		if time.Now().After(end) {
+			t.Fatalf("%q is not logged:\n%s", text, b)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// forward runs sse-client -forward until the test ends, and gives what is received.
+func forward(t *testing.T, upstream string, args ...string) (got chan string, log *lockedBuffer) {
+	t.Helper()
+	got, log = make(chan string, 10000), &lockedBuffer{}
+	receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- string(body)
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan bool)
+	go func() {
+		run(ctx, append([]string{"-url", upstream, "-forward", receiver}, args...), io.Discard, log)
+		close(done)
+	}()
+	t.Cleanup(func() { stop(); <-done })
+	return got, log
+}
+
+func TestBackoffGrowsToTenSecondsWithJitter(t *testing.T) {
 	s := newStream(nil, nil)
 	s.backoff = true
 	s.retryIn = 0
-	for fails, least := range map[int]time.Duration{0: 0, 1: 3 * time.Second, 2: 6 * time.Second,
-		3: 12 * time.Second, 7: time.Minute, 1000: time.Minute} {
+	for fails, least := range map[int]time.Duration{0: 500 * time.Millisecond, 1: 3 * time.Second,
+		2: 6 * time.Second, 3: 10 * time.Second, 1000: 10 * time.Second} {
 		seen := map[time.Duration]bool{}
 		for i := 0; i < 50; i++ {
 			d := s.wait(fails)
@@ -170,7 +467,7 @@ func TestBackoffGrowsToAMinuteWithJitter(t *testing.T) {
 			}
 			seen[d] = true
 		}
-		if least > 0 && len(seen) < 10 {
+		if len(seen) < 10 {
 			t.Errorf("after %d failures: no jitter", fails)
 		}
 	}

@@ -138,7 +138,7 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 	f.BoolVar(&c.debug, "debug", false, "print the events and heartbeats of the first stream")
 	f.BoolVar(&c.json, "json", false, "print the summary as JSON")
 	f.StringVar(&c.check, "check", "auto", "`what` to check: none, ids, json, snapshot, auto")
-	f.DurationVar(&c.heartbeat, "heartbeat", 30*time.Second, "heartbeat to expect; 0: none")
+	f.DurationVar(&c.heartbeat, "heartbeat", 30*time.Second, "heartbeat to expect; 0: none.\n-forward opens a stream anew that was silent for two")
 	f.StringVar(&c.publish, "publish", "", "request this `URL` every -gap and measure deliveries")
 	f.StringVar(&c.method, "method", "", "of -publish (default GET, with -body POST)")
 	f.StringVar(&c.body, "body", "", "`file` to send with -publish")
@@ -384,7 +384,7 @@ func runForward(ctx context.Context, c *config, stdout, stderr io.Writer) int {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	f := newForwarder(c.forwardMethod, c.forward, os.Getenv("SSE_FORWARD_TOKEN"), log)
 	s := newStream(c.target, f)
-	s.once, s.backoff = c.once, true
+	s.once, s.backoff, s.silence = c.once, true, 2*c.heartbeat
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

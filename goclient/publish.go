@@ -37,6 +37,9 @@ func (p *publisher) publish(ctx context.Context) error {
 	return send(&p.client, req)
 }
 
+// A refusedError is an answer that the same request would get again.
+type refusedError struct{ error }
+
 // send sends a request whose answer is of no interest unless it is a refusal.
 func send(c *http.Client, req *http.Request) error {
 	resp, err := c.Do(req)
@@ -45,10 +48,18 @@ func send(c *http.Client, req *http.Request) error {
 	}
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if resp.StatusCode >= 300 {
-		return fmt.Errorf("%s: %.200s", resp.Status, bytes.TrimSpace(text))
+	if resp.StatusCode < 300 {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("%s: %.200s", resp.Status, bytes.TrimSpace(text))
+	switch resp.StatusCode {
+	case http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return err
+	}
+	if resp.StatusCode < 500 {
+		err = refusedError{err}
+	}
+	return err
 }
 
 // A round is one publish on its way to the streams. The meter's lock guards it.

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	defaultRetry = 3 * time.Second  // before the server has said another
-	maxBackoff   = 60 * time.Second // of a stream that has to come back
+	defaultRetry = 3 * time.Second // before the server has said another
+	minBackoff   = 500 * time.Millisecond
+	maxBackoff   = 10 * time.Second // of a stream that has to come back, and half as much again
 	maxEvent     = 1 << 20          // bytes; a larger event is dropped and counted
 	slowBytes    = 4                // a second, of a slow stream
 )
@@ -33,11 +34,13 @@ type observer interface {
 type stream struct {
 	t       *target
 	o       observer
-	once    bool // end at the first close
-	backoff bool // wait longer after each failure, spread at random, and outlive even a 204
+	once    bool          // end at the first close
+	backoff bool          // wait longer after each failure, spread at random, and outlive even a 204
+	silence time.Duration // after which the connection is given up; 0: never
 	retryIn time.Duration
 	p       parser
 	at      time.Time // when what is being parsed came
+	any     bool      // an event has come on this connection
 }
 
 func newStream(t *target, o observer) *stream {
@@ -59,7 +62,8 @@ func (s *stream) run(ctx context.Context) {
 	}
 }
 
-// connection opens the stream and reads it to the end, and counts failures in a row.
+// connection opens the stream and reads it to the end, and counts failures in a row: a connection
+// without an event is one.
 func (s *stream) connection(ctx context.Context, fails *int) error {
 	c, err := s.t.open(ctx, s.p.lastID)
 	if err != nil {
@@ -70,11 +74,20 @@ func (s *stream) connection(ctx context.Context, fails *int) error {
 		return err
 	}
 	defer c.Close()
-	*fails = 0
 	s.o.opened(c)
 	s.p.start()
+	s.any = false
 	for err == nil {
+		if s.silence > 0 {
+			c.SetReadDeadline(time.Now().Add(s.silence))
+		}
 		err = c.read(s.feed)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("silent for %v", s.silence)
+	}
+	if *fails++; s.any {
+		*fails = 0
 	}
 	if ctx.Err() == nil {
 		s.o.closed(err)
@@ -88,27 +101,32 @@ func (s *stream) feed(b []byte, at time.Time) {
 	s.p.feed(b)
 }
 
-func (s *stream) event(ev *event)       { s.o.event(ev, s.at) }
+func (s *stream) event(ev *event)       { s.any = true; s.o.event(ev, s.at) }
 func (s *stream) comment(text []byte)   { s.o.comment(text, s.at) }
 func (s *stream) retry(d time.Duration) { s.retryIn = d }
 func (s *stream) dropped()              { s.o.dropped() }
 
-// wait gives the time until the next attempt: as browsers do the same each time; or doubled with
-// each failure in a row up to a minute, and up to half as much again, drawn at random.
+// wait gives the time until the next attempt: as browsers do the same each time; or half a second
+// at the least, doubled with each failure in a row up to maxBackoff, and up to half as much again,
+// drawn at random.
 func (s *stream) wait(fails int) time.Duration {
 	if !s.backoff {
 		return s.retryIn
 	}
-	d := s.retryIn
-	if d < defaultRetry && fails > 0 {
-		d = defaultRetry
+	d := max(s.retryIn, minBackoff)
+	if fails > 0 {
+		d = max(d, defaultRetry)
 	}
-	for ; fails > 1 && d < maxBackoff; fails-- {
+	return backoff(d, maxBackoff, fails)
+}
+
+// backoff doubles d with each failure in a row after the first, up to a limit, and adds up to half
+// as much, drawn at random.
+func backoff(d, limit time.Duration, fails int) time.Duration {
+	for ; fails > 1 && d < limit; fails-- {
 		d *= 2
 	}
-	if d > maxBackoff {
-		d = maxBackoff
-	}
+	d = min(d, limit)
 	return d + time.Duration(rand.Int63n(int64(d/2)+1))
 }
 
