@@ -147,7 +147,8 @@ func TestScaleViewersOfADeadEdgeComeBackAtTheOthers(t *testing.T) {
 	alone := usage(t, proxy.Process.Pid)
 	load := startLoad(t, n, "https://"+addr+"/dashboard/stream", edges, "SSL_CERT_FILE="+dir+"/tls.pem")
 	before := usage(t, proxy.Process.Pid)
-	time.Sleep(3 * time.Second) // each gets some snapshots
+	const snapshots = 4
+	time.Sleep(snapshots * time.Second)
 	after := usage(t, proxy.Process.Pid)
 	lost := streamsOpen(t, edges[2])
 	if lost < n/4 {
@@ -165,7 +166,51 @@ func TestScaleViewersOfADeadEdgeComeBackAtTheOthers(t *testing.T) {
 	}
 	t.Logf("%d of %d viewers lost their edge and were back after %.1f s; without a snapshot they were %.1f s (half of them), %.1f s at the most",
 		lost, n, back.Seconds(), r.Away.P50/1e3, r.Away.Max/1e3)
-	t.Logf("HAProxy, with TLS: %s, %.1f KiB a viewer", after.since(before), (after.resident-alone.resident)*1e6/1024/float64(n))
+	t.Logf("HAProxy, with TLS: %s, %.1f KiB a viewer, %d µs of CPU for each that came, %d for a delivery", after.since(before),
+		(after.resident-alone.resident)*1e6/1024/float64(n), (before.cpu-alone.cpu).Microseconds()/int64(n),
+		(after.cpu-before.cpu).Microseconds()/int64(n*snapshots))
+}
+
+func TestScaleEdgeIsStaleWhileItsOriginIsStopped(t *testing.T) {
+	t.Parallel()
+	scale(t, 1)
+	origin := startBinary(t, nil, "-interval", "1s")
+	v := watch(t, startEdge(t, origin.addr).addr)
+	(&server{addr: origin.addr}).trigger(t)
+	v.await(t, testMessage)
+	origin.cmd.Process.Signal(syscall.SIGSTOP)
+	v.await(t, `"status":"stale"`)
+	origin.cmd.Process.Signal(syscall.SIGCONT)
+	v.await(t, `"status":"online"`)
+}
+
+func TestScaleEdgeThatIsRestartedHasTheNewestAtOnce(t *testing.T) {
+	t.Parallel()
+	scale(t, 1)
+	origin := startBinary(t, nil, "-interval", "0", "-heartbeat", "1s")
+	(&server{addr: origin.addr}).trigger(t) // before the edge is there
+	edge := startEdge(t, origin.addr)
+	watch(t, edge.addr).await(t, testMessage)
+	edge.cmd.Process.Kill()
+	edge.cmd.Wait()
+	startBinary(t, nil, "-addr", edge.addr)
+	start := time.Now()
+	watch(t, edge.addr).await(t, testMessage)
+	t.Logf("it has the origin's newest %.1f s after its start", time.Since(start).Seconds())
+}
+
+func TestScaleEdgeOfAnOriginThatSendsRarelyStaysLive(t *testing.T) {
+	t.Parallel()
+	scale(t, 1)
+	origin := startBinary(t, nil, "-interval", "0", "-heartbeat", "5s")
+	v := watch(t, startEdge(t, origin.addr).addr)
+	(&server{addr: origin.addr}).trigger(t)
+	v.await(t, testMessage)
+	time.Sleep(givenPatience + 2*time.Second)
+	seen := v.stop()
+	if newest := seen[len(seen)-1].data; !strings.Contains(newest, testMessage) || strings.Contains(newest, "stale") {
+		t.Errorf("it shows %s", newest)
+	}
 }
 
 // startEdge starts a server and the forwarder that feeds it from another's stream.
