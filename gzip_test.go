@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -54,6 +55,45 @@ func TestStreamIsCompressedWhereThatIsAccepted(t *testing.T) {
 			t.Errorf("Accept-Encoding %q gets %v", accept, head)
 		}
 	}
+}
+
+// Where a header is as RFC 9110 wants it, its first gzip decides; where it is not, nothing is compressed that does not ask for it.
+func FuzzAcceptEncoding(f *testing.F) {
+	for _, line := range []string{"gzip, deflate, br, zstd", "br;q=1.0, gzip;q=0.8, *;q=0.1", "GZip ; q=0.000", "GZIP", "gzip;q=1.", "gzip;\tq=0", "x-gzip,,gzip", "gzip;q=NaN", "gzip;q=0x1p-2", "g zip", ";gzip,"} {
+		f.Add(line, "gzip;q=0")
+		f.Add("identity", line)
+	}
+	element := regexp.MustCompile("^[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]*;[ \t]*[qQ]=(0(?:\\.[0-9]{0,3})?|1(?:\\.0{0,3})?))?[ \t]*$")
+	reference := func(header string) (accepts, valid bool) {
+		decided := false
+		for _, part := range strings.Split(header, ",") {
+			m := element.FindStringSubmatch(part)
+			if m == nil && strings.Trim(part, " \t") != "" {
+				return false, false
+			}
+			if m != nil && !decided && strings.EqualFold(m[1], "gzip") {
+				decided, accepts = true, m[2] == "" || strings.ContainsAny(m[2], "123456789")
+			}
+		}
+		return accepts, true
+	}
+	f.Fuzz(func(t *testing.T, first, second string) {
+		accepts := func(lines ...string) bool {
+			return acceptsGzip(&http.Request{Header: http.Header{"Accept-Encoding": lines}})
+		}
+		header := first + "," + second
+		got := accepts(first, second)
+		want, valid := reference(header)
+		if valid && got != want && !(want && strings.Contains(header, "\t")) { // a tab may cost the compression
+			t.Errorf("%q is taken for %v, want %v", header, got, want)
+		}
+		if got && !strings.Contains(strings.ReplaceAll(strings.ToLower(header), " ", ""), "gzip") {
+			t.Errorf("%q is taken for gzip", header)
+		}
+		if got != accepts(header) || got != accepts("br", header, "*;q=0") {
+			t.Errorf("%q is something else on one line, or beside others", header)
+		}
+	})
 }
 
 // Streams that join at any time and are skipped now and then, with heartbeats between the

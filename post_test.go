@@ -1,12 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 const jsonType = "application/json"
@@ -283,4 +289,108 @@ func TestFloodOfSnapshotsIsCoalescedToTheNewest(t *testing.T) {
 	s.flood(t, 200, func(i int) { put(strconv.Itoa(i)) }, func() { put(`"last"`) })
 	for string(c.event(t).data) != `{"n":"last"}` {
 	}
+}
+
+// ask asks a server that does not run, and makes it answer at once: whatever is refused must change nothing.
+func ask(t testing.TB, s *SSEServer, method, path string, body []byte) *httptest.ResponseRecorder {
+	t.Helper()
+	before := s.newest.Load()
+	before.at = time.Time{} // a broadcast waits for nothing
+	lastID, broadcasts, feed, given := s.lastID, s.broadcasts, slices.Clone(s.feed), s.given
+	r, w := httptest.NewRequest(method, "http://localhost"+path, bytes.NewReader(body)), httptest.NewRecorder()
+	r.RemoteAddr = "127.0.0.1:1234"
+	r.Header.Set("Content-Type", jsonType)
+	s.ServeHTTP(w, r)
+	s.renew.Stop()
+	if w.Code < 400 {
+		return w
+	}
+	if !oneSentence.MatchString(w.Body.String()) {
+		t.Errorf("the answer is %d %q", w.Code, w.Body)
+	}
+	if s.newest.Load() != before || s.lastID != lastID || s.broadcasts != broadcasts || !slices.Equal(s.feed, feed) || !bytes.Equal(s.given, given) {
+		t.Errorf("refused with %d, it changed something: the feed was %+v and is %+v", w.Code, feed, s.feed)
+	}
+	return w
+}
+
+// mustBeEvent checks that f is one event with one line of data, and gives that.
+func mustBeEvent(t testing.TB, f *frame) []byte {
+	t.Helper()
+	text, ok := bytes.CutPrefix(f.bytes, fmt.Appendf(nil, "id: %d\ndata: ", f.id))
+	data, end := bytes.CutSuffix(text, []byte("\n\n"))
+	if !ok || !end || bytes.ContainsAny(data, "\r\n") || !utf8.Valid(data) || !json.Valid(data) || data[0] != '{' {
+		t.Fatalf("this is no event of one line: %q", f.bytes)
+	}
+	return data
+}
+
+func FuzzPostedActivity(f *testing.F) {
+	for _, body := range []string{`{"message":"Deployed v42 — 🚀","level":"success"}`, `{"message":"a\u2028b\ud800"}`, `{"Message":"<b>\\n","message":"x"}`,
+		"{\"message\":\"a\r\nb\"}", `{"message":"a\nid: 1"}`, `{"message":"x","level":7}`, `[{}]`, "\ufeff{}", ` `, "{\"message\":\"\xff\"}"} {
+		f.Add([]byte(body))
+	}
+	s := testServer(f)
+	s.broadcast(time.Now())
+	f.Fuzz(func(t *testing.T, body []byte) {
+		w := ask(t, s, "POST", "/dashboard/activities", body)
+		if w.Code >= 400 {
+			return
+		}
+		var reply struct {
+			Activity activity
+			ID       int64
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &reply); err != nil || w.Code != 201 || reply.ID != s.newest.Load().id {
+			t.Fatalf("the answer is %d %q", w.Code, w.Body)
+		}
+		var in struct{ Message, Level string }
+		json.Unmarshal(body, &in)
+		a := event{data: mustBeEvent(t, s.newest.Load())}.snapshot(t).Activities[1]
+		if n := utf8.RuneCountInString(a.Message); a != reply.Activity || a.Message != in.Message || n < 1 || n > maxMessage ||
+			strings.ContainsFunc(a.Message, unicode.IsControl) || !slices.Contains([]string{"info", "success", "warning", "error"}, a.Level) ||
+			in.Level != "" && a.Level != in.Level || a.CSSClass != "activity-"+a.Level {
+			t.Errorf("%q becomes %+v", body, a)
+		}
+	})
+}
+
+func FuzzPutSnapshot(f *testing.F) {
+	for _, body := range []string{`{"system_status":{"status":"online","message":"fine"},"metrics":{"cpu":"1%"}}`, "{\n \"b\": 1.50,\r\n\t\"a\": \"<é> \\u2028\u2028\"}",
+		`{"system_status":{"status":null},"system_status":"x"}`, `{"a":1}{"b":2}`, `{"a":"\n\ndata: x"}`, "{\"a\":\"\xff\"}", `[]`, `{"n":1e999}`, ``} {
+		f.Add([]byte(body))
+	}
+	s := testServer(f)
+	s.broadcast(time.Now())
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if w := ask(t, s, "PUT", "/dashboard/snapshot", body); w.Code >= 400 {
+			return
+		} else if w.Code != 204 || w.Body.Len() > 0 {
+			t.Fatalf("the answer is %d %q", w.Code, w.Body)
+		}
+		decode := func(b []byte) (v map[string]any) {
+			d := json.NewDecoder(bytes.NewReader(b))
+			d.UseNumber()
+			if err := d.Decode(&v); err != nil {
+				t.Fatalf("%v in %q", err, b)
+			}
+			return v
+		}
+		if data := mustBeEvent(t, s.newest.Load()); !reflect.DeepEqual(decode(data), decode(body)) {
+			t.Errorf("%q becomes %q", body, data)
+		}
+		stale := decode(mustBeEvent(t, s.broadcast(s.givenAt.Add(givenPatience))))
+		want := decode(body)
+		status, _ := want["system_status"].(map[string]any)
+		if _, has := status["status"]; has {
+			if got, _ := stale["system_status"].(map[string]any); got["status"] != "stale" {
+				t.Errorf("%q becomes, stale, %v", body, stale)
+			}
+			delete(want, "system_status")
+			delete(stale, "system_status")
+		}
+		if !reflect.DeepEqual(stale, want) {
+			t.Errorf("%q becomes, stale, %v", body, stale)
+		}
+	})
 }
