@@ -706,13 +706,17 @@ func TestLogFormatJSON(t *testing.T) {
 
 // Below is the harness: servers in this process and in another, and a client on a bare socket.
 
-// TestMain is the server itself where a test runs its own binary as one.
+// TestMain is the server itself, or attackers of one, where a test runs its own binary as that.
 func TestMain(m *testing.M) {
 	if os.Getenv("TEST_SERVER") != "" {
 		if os.Getenv("TEST_FEW_FILES") != "" {
 			syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 40, Max: 40})
 		}
 		main()
+		return
+	}
+	if addr := os.Getenv("TEST_ATTACK"); addr != "" {
+		attackUntilEOF(addr)
 		return
 	}
 	flag.Parse()
@@ -1040,15 +1044,17 @@ func startBinary(t testing.TB, environ []string, args ...string) *process {
 	t.Cleanup(func() { p.cmd.Process.Kill(); r.Close() })
 	addr := make(chan string, 1)
 	go func() {
+		listening, found := regexp.MustCompile(`listening.*?http://([^/]*)/`), false
 		for lines := bufio.NewScanner(r); lines.Scan(); {
 			p.mu.Lock()
 			fmt.Fprintln(&p.text, lines.Text())
 			p.mu.Unlock()
-			if m := regexp.MustCompile(`listening.*?http://([^/]*)/`).FindStringSubmatch(lines.Text()); m != nil {
-				select {
-				case addr <- m[1]:
-				default:
-				}
+			if found { // a log may be long
+				continue
+			}
+			if m := listening.FindStringSubmatch(lines.Text()); m != nil {
+				found = true
+				addr <- m[1]
 			}
 		}
 	}()
