@@ -37,7 +37,7 @@ func TestScaleEdgesCarryEachSnapshotToEachStream(t *testing.T) {
 	edges = append(edges, startEdge(t, edges[0].addr))
 
 	empty := kernelMemory()
-	direct := watch(t, origin.addr)
+	direct := follow(t, origin.addr)
 	var loads []*load
 	var viewers []*viewer
 	for i, edge := range edges {
@@ -45,7 +45,7 @@ func TestScaleEdgesCarryEachSnapshotToEachStream(t *testing.T) {
 			loads = append(loads, startLoad(t, n, "http://"+edge.addr+"/dashboard/stream", edges[i:i+1]))
 		}
 		for range [5]int{} {
-			viewers = append(viewers, watch(t, edge.addr))
+			viewers = append(viewers, follow(t, edge.addr))
 		}
 	}
 	kernel := kernelMemory() - empty
@@ -96,7 +96,7 @@ func TestScaleViewersStayWhileRailsRestarts(t *testing.T) {
 	kill := startRails(t, addr)
 	edge := startEdge(t, addr)
 	load := startLoad(t, n, "http://"+edge.addr+"/dashboard/stream", []*process{edge})
-	v := watch(t, edge.addr)
+	v := follow(t, edge.addr)
 	_, _, debug := (&server{addr: addr}).request(t, "GET", "/dashboard/debug")
 	var rails struct {
 		Streams int `json:"streams"`
@@ -175,7 +175,7 @@ func TestScaleEdgeIsStaleWhileItsOriginIsStopped(t *testing.T) {
 	t.Parallel()
 	scale(t, 1)
 	origin := startBinary(t, nil, "-interval", "1s")
-	v := watch(t, startEdge(t, origin.addr).addr)
+	v := follow(t, startEdge(t, origin.addr).addr)
 	(&server{addr: origin.addr}).trigger(t)
 	v.await(t, testMessage)
 	origin.cmd.Process.Signal(syscall.SIGSTOP)
@@ -190,12 +190,12 @@ func TestScaleEdgeThatIsRestartedHasTheNewestAtOnce(t *testing.T) {
 	origin := startBinary(t, nil, "-interval", "0", "-heartbeat", "1s")
 	(&server{addr: origin.addr}).trigger(t) // before the edge is there
 	edge := startEdge(t, origin.addr)
-	watch(t, edge.addr).await(t, testMessage)
+	follow(t, edge.addr).await(t, testMessage)
 	edge.cmd.Process.Kill()
 	edge.cmd.Wait()
 	startBinary(t, nil, "-addr", edge.addr)
 	start := time.Now()
-	watch(t, edge.addr).await(t, testMessage)
+	follow(t, edge.addr).await(t, testMessage)
 	t.Logf("it has the origin's newest %.1f s after its start", time.Since(start).Seconds())
 }
 
@@ -203,7 +203,7 @@ func TestScaleEdgeOfAnOriginThatSendsRarelyStaysLive(t *testing.T) {
 	t.Parallel()
 	scale(t, 1)
 	origin := startBinary(t, nil, "-interval", "0", "-heartbeat", "5s")
-	v := watch(t, startEdge(t, origin.addr).addr)
+	v := follow(t, startEdge(t, origin.addr).addr)
 	(&server{addr: origin.addr}).trigger(t)
 	v.await(t, testMessage)
 	time.Sleep(givenPatience + 2*time.Second)
@@ -330,7 +330,7 @@ type arrival struct {
 	at   time.Time
 }
 
-func watch(t *testing.T, addr string) *viewer {
+func follow(t *testing.T, addr string) *viewer {
 	t.Helper()
 	c := dial(t, addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	v := &viewer{conn: c.Conn, done: make(chan struct{})}
