@@ -1,0 +1,592 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestEachSnapshotReachesEachStreamThroughNchan(t *testing.T) {
+	c := startNchan(t)
+	c.read(scale(t))
+	c.mu.Lock()
+	c.delays = [3][]time.Duration{}
+	usage, start, before := c.usage(), time.Now(), c.newest
+	c.mu.Unlock()
+	for i := 0; i < 40; i++ {
+		c.publish(t)
+		c.eventually(t, "each stream has the snapshot", c.allHave)
+		time.Sleep(50 * time.Millisecond)
+	}
+	c.report(t, usage, time.Since(start), c.newest-before)
+	if n := c.missed(); n > 0 {
+		t.Errorf("%d snapshots did not reach a stream", n)
+	}
+
+	late := c.follow(c.nginx[1].addr)
+	asked := time.Now()
+	c.eventually(t, "a late joiner has the newest snapshot", func() bool { return late.last == c.newest })
+	t.Logf("a late joiner had it after %v", time.Since(asked).Round(100*time.Microsecond))
+	if late.first != c.newest {
+		t.Errorf("a late joiner began with snapshot %d, the newest is %d", late.first, c.newest)
+	}
+	c.eventually(t, "each stream has a heartbeat", func() bool {
+		return !slices.ContainsFunc(c.streams, func(s *carried) bool { return s.heartbeats == 0 })
+	})
+}
+
+func TestStreamsThroughNchanGoOnAfterRedisWasKilled(t *testing.T) {
+	c := startNchan(t)
+	c.read(30)
+	c.publish(t)
+	c.eventually(t, "each stream has the snapshot", c.allHave)
+	c.redis.kill()
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		c.publish(t)
+	}
+	c.redis.start(t)
+	back, first := time.Now(), time.Duration(0)
+	for whole := 0; whole < 5; { // each worker of nginx comes back on its own
+		c.publish(t)
+		time.Sleep(200 * time.Millisecond)
+		c.mu.Lock()
+		whole++
+		if !c.allHave() {
+			whole = 0
+		} else if first == 0 {
+			first = time.Since(back)
+		}
+		c.mu.Unlock()
+		if time.Since(back) > 10*time.Second {
+			t.Fatal("snapshots are still missed 10 s after Redis was back")
+		}
+	}
+	c.mu.Lock()
+	missed := c.missed()
+	c.mu.Unlock()
+	t.Logf("the first snapshot came to all %v after Redis was back; each stream missed %d of %d", first.Round(time.Millisecond),
+		missed/len(c.streams), c.newest)
+	for i := 0; i < 10; i++ {
+		c.publish(t)
+		c.eventually(t, "each stream has the snapshot after that", c.allHave)
+	}
+	if n := c.missed(); n > missed {
+		t.Errorf("%d snapshots were missed after that", n-missed)
+	}
+	if n := c.reopened(); n > 0 {
+		t.Errorf("%d streams were closed", n)
+	}
+	late := c.follow(c.nginx[1].addr)
+	c.eventually(t, "a late joiner has the newest snapshot", func() bool { return late.first == c.newest })
+}
+
+func TestClientsOfAKilledNginxComeBackAtTheOther(t *testing.T) {
+	c := startNchan(t)
+	c.read(60)
+	c.publish(t)
+	c.eventually(t, "each stream has the snapshot", c.allHave)
+	c.nginx[1].kill() // nothing is posted to this one
+	for i := 0; i < 20; i++ {
+		c.publish(t)
+		c.eventually(t, "those of the other have the snapshot", func() bool {
+			return !slices.ContainsFunc(c.streams, func(s *carried) bool { return s.opened == 1 && s.last < c.newest })
+		})
+	}
+	c.eventually(t, "each stream has the newest", c.allHave)
+	if n := c.reopened(); n != 30 {
+		t.Errorf("%d streams were opened again, want 30", n)
+	}
+	lost := 0
+	for _, s := range c.streams {
+		if s.opened == 1 && s.missed > 0 {
+			t.Errorf("a stream of the other missed %d snapshots", s.missed)
+		}
+		lost = max(lost, s.missed)
+	}
+	t.Logf("who had to come back missed %d snapshots at most", lost)
+	c.nginx[1].start(t)
+	c.eventually(t, "one that was started again has the newest", func() bool {
+		return strings.HasPrefix(streamData(t, c.nginx[1].addr), fmt.Sprintf(`{"n":%d,`, c.newest))
+	})
+}
+
+func TestOnlyThisMachinePublishesToNchan(t *testing.T) {
+	c := startNchan(t)
+	post := func(host string, header ...string) int {
+		t.Helper()
+		r, _ := http.NewRequest("POST", "http://"+host+"/pub/dashboard", strings.NewReader(`{"n":0}`))
+		for i := 0; i < len(header); i += 2 {
+			r.Header.Set(header[i], header[i+1])
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	addr := c.nginx[0].addr
+	if code := post(addr); code != 201 && code != 202 {
+		t.Errorf("posting from this machine is answered %d", code)
+	}
+	if code := post(addr, "X-Forwarded-For", "192.0.2.1"); code != 403 {
+		t.Errorf("posting through a proxy is answered %d", code)
+	}
+	if code := post(addr, "Origin", "http://evil.example"); code != 403 {
+		t.Errorf("posting from another page is answered %d", code)
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
+			if code := post(net.JoinHostPort(ip.IP.String(), port)); code != 403 {
+				t.Errorf("posting from %v is answered %d", ip.IP, code)
+			}
+		}
+	}
+	for _, path := range []string{"/dashboard/activities", "/dashboard/snapshot"} {
+		resp, err := http.Post("http://"+addr+path, "application/json", strings.NewReader(`{"message":"x"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode < 400 {
+			t.Errorf("posting to %s of the origin is answered %d", path, resp.StatusCode)
+		}
+	}
+	r, _ := http.NewRequest("GET", "http://"+addr+"/dashboard/stream", nil)
+	r.Header.Set("Accept", "text/event-stream")
+	r.Header.Set("Origin", "http://evil.example")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 403 {
+		t.Errorf("the stream is answered %d to a page of another origin", resp.StatusCode)
+	}
+	resp, err = http.Get("http://" + addr + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if string(body) != page {
+		t.Errorf("the page is answered %s", resp.Status)
+	}
+}
+
+func TestNchanScriptStartsAllAndLeavesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds the programs")
+	}
+	needNchan(t)
+	first := 20000 // below the ports that the kernel gives away
+	for i := 0; i < 6; i++ {
+		l, err := net.Listen("tcp", fmt.Sprint(":", first+i))
+		if err != nil {
+			first, i = first+i+1, -1
+			continue
+		}
+		l.Close()
+	}
+	log := filepath.Join(t.TempDir(), "log")
+	out, err := os.Create(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := exec.Command("deploy/nchan.sh", strconv.Itoa(first))
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	said := func() string { b, _ := os.ReadFile(log); return string(b) }
+	for end := time.Now().Add(time.Minute); !strings.Contains(said(), "Ctrl-C"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) || strings.Contains(said(), "nchan.sh: ") {
+			t.Fatalf("it does not start: %s", said())
+		}
+	}
+	eventually(t, "the stream has a snapshot", func() bool {
+		return snapshotPattern.MatchString(streamData(t, fmt.Sprintf("127.0.0.1:%d", first+1)))
+	})
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ended with %v: %s", err, said())
+	}
+	if _, _, n := groupUsage(cmd.Process.Pid); n > 0 {
+		t.Errorf("%d processes are left", n)
+	}
+}
+
+// A nchan is an sse-server whose stream two nginx carry, and the streams that are read from them.
+type nchan struct {
+	origin *process
+	redis  *daemon
+	nginx  [2]*daemon // the first is posted to
+
+	mu      sync.Mutex // guards following
+	newest  int        // snapshot
+	sent    []time.Time
+	direct  []string // what the origin's own stream had, by snapshot
+	streams []*carried
+	ended   bool
+	delays  [3][]time.Duration // of the origin's own stream, and of each nginx
+	wrong   string
+}
+
+// A carried stream comes back by itself; its fields are guarded by nchan's mutex.
+type carried struct {
+	first, last, missed, heartbeats, opened int
+}
+
+// startNchan starts all of it with the files of deploy/nchan, but for ports, paths and heartbeat.
+func startNchan(t *testing.T) *nchan {
+	needNchan(t)
+	dir := proxyDir(t)
+	client := filepath.Join(dir, "sse-client")
+	if out, err := exec.Command("go", "build", "-o", client, "./goclient").CombinedOutput(); err != nil {
+		t.Fatalf("building sse-client: %v\n%s", err, out)
+	}
+	file := func(name string) string {
+		b, err := os.ReadFile("deploy/nchan/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	c := &nchan{origin: startBinary(t, nil, "-interval", "0"), sent: make([]time.Time, 1), direct: make([]string, 1)}
+	redis := freeAddr(t)
+	_, port, _ := net.SplitHostPort(redis)
+	write(t, dir+"/redis.conf", strings.NewReplacer("/var/lib/redis", dir, "port 6379", "port "+port).Replace(file("redis.conf")))
+	c.redis = &daemon{addr: redis, args: []string{"redis-server", dir + "/redis.conf"}}
+	c.redis.start(t)
+	for i := range c.nginx {
+		d, addr := fmt.Sprintf("%s/%d", dir, i), freeAddr(t)
+		os.Mkdir(d, 0o755)
+		_, port, _ := net.SplitHostPort(addr)
+		http := "http {"
+		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+			http += fmt.Sprintf(" %s_temp_path %s/%s;", kind, d, kind)
+		}
+		write(t, d+"/conf", strings.NewReplacer("/run/nginx.pid", d+"/pid", "/var/log/nginx/error.log", "stderr",
+			"127.0.0.1:6379", redis, "listen 80;", "listen "+port+";", "127.0.0.1:3082", freeAddr(t), "127.0.0.1:3001", c.origin.addr,
+			"ping_interval 30", "ping_interval 1", "http {", http).Replace(file("nginx.conf")))
+		c.nginx[i] = &daemon{addr: addr, args: []string{"nginx", "-p", d, "-c", d + "/conf", "-e", "stderr", "-g", "daemon off;"}}
+		c.nginx[i].start(t)
+	}
+	url := "http://" + c.nginx[0].addr + "/pub/dashboard"
+	(&daemon{args: []string{client, "-url", "http://" + c.origin.addr + "/dashboard/stream", "-forward", url,
+		"-forward-method", "POST"}}).start(t)
+	t.Cleanup(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.ended = true
+		if c.wrong != "" {
+			t.Error(c.wrong)
+		}
+	})
+	c.publish(t)
+	for _, n := range c.nginx { // Nchan connects to Redis by itself
+		addr := n.addr
+		c.eventually(t, "a stream of Nchan has a snapshot", func() bool {
+			c.mu.Unlock()
+			c.publish(t)
+			data := streamData(t, addr)
+			c.mu.Lock()
+			return strings.HasPrefix(data, `{"n":`)
+		})
+	}
+	go c.readStream(c.origin.addr, nil, 0)
+	c.eventually(t, "the origin's own stream has a snapshot", func() bool { return c.direct[c.newest] != "" })
+	return c
+}
+
+func needNchan(t *testing.T) {
+	t.Helper()
+	for _, need := range []string{"nginx", "redis-server"} {
+		if _, err := exec.LookPath(need); err != nil {
+			t.Skip(need, " is not installed")
+		}
+	}
+	if _, err := os.Stat("/usr/lib/nginx/modules/ngx_nchan_module.so"); err != nil {
+		t.Skip("nginx's Nchan module is not installed")
+	}
+}
+
+// scale is how many streams are read: SSE_SCALE, or 300.
+func scale(t *testing.T) int {
+	if n, err := strconv.Atoi(os.Getenv("SSE_SCALE")); err == nil {
+		return n
+	}
+	return 300
+}
+
+// publish makes a snapshot like no other, of the usual size.
+func (c *nchan) publish(t *testing.T) {
+	t.Helper()
+	c.mu.Lock()
+	c.newest++
+	data := fmt.Sprintf(`{"n":%d,"pad":"%01200d"}`, c.newest, c.newest)
+	c.sent, c.direct = append(c.sent, time.Now()), append(c.direct, "")
+	c.mu.Unlock()
+	r, _ := http.NewRequest("PUT", "http://"+c.origin.addr+"/dashboard/snapshot", strings.NewReader(data))
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.Copy(io.Discard, resp.Body)
+	resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		t.Fatalf("putting a snapshot is answered %s", resp.Status)
+	}
+}
+
+// read opens n streams, of both nginx in turn, and waits until each has the newest snapshot.
+func (c *nchan) read(n int) {
+	for i := 0; i < n; i++ {
+		c.follow(c.nginx[i%2].addr)
+		time.Sleep(time.Millisecond)
+	}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		c.mu.Lock()
+		all := c.allHave()
+		c.mu.Unlock()
+		if all {
+			return
+		}
+	}
+}
+
+// follow reads a stream from then on, from the other nginx where this one fails.
+func (c *nchan) follow(addr string) *carried {
+	s := &carried{}
+	c.mu.Lock()
+	c.streams = append(c.streams, s)
+	c.mu.Unlock()
+	at := 0
+	if addr == c.nginx[1].addr {
+		at = 1
+	}
+	go func() {
+		for ; c.readStream(c.nginx[at].addr, s, at+1); at = 1 - at {
+			time.Sleep(100 * time.Millisecond)
+		}
+	}()
+	return s
+}
+
+// readStream notes what comes on a stream of nginx, or of the origin where s is nil, until it ends.
+func (c *nchan) readStream(addr string, s *carried, at int) (again bool) {
+	conn := open(addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+	if conn == nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return !c.ended
+	}
+	defer conn.Close()
+	conn.SetReadDeadline(time.Time{})
+	opened := false
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !opened && !strings.HasPrefix(lines.Text(), "HTTP/1.1 200") {
+			break
+		}
+		c.mu.Lock()
+		switch {
+		case ok:
+			c.note(s, data, at)
+		case !opened:
+			opened = true
+			if s != nil {
+				s.opened++
+			}
+		case s == nil:
+		case strings.HasPrefix(lines.Text(), ":") && strings.Contains(lines.Text(), "heartbeat"):
+			s.heartbeats++
+		}
+		ended := c.ended
+		c.mu.Unlock()
+		if ended {
+			return false
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.ended
+}
+
+// note holds the data of a stream against what the origin's own had.
+func (c *nchan) note(s *carried, data string, at int) {
+	var n int
+	fmt.Sscanf(data, `{"n":%d,`, &n)
+	if n < 1 || n > c.newest {
+		if !strings.Contains(data, `"stale"`) { // the origin's, while nothing is put
+			c.wrong = fmt.Sprintf("a stream has %.100q", data)
+		}
+		return
+	}
+	c.delays[at] = append(c.delays[at], time.Since(c.sent[n]))
+	switch {
+	case s == nil:
+		c.direct[n] = data
+		return
+	case c.direct[n] != "" && c.direct[n] != data:
+		c.wrong = fmt.Sprintf("snapshot %d is %.100q, the origin's own stream had %.100q", n, data, c.direct[n])
+	case n < s.last || n == s.last && s.opened == 1:
+		c.wrong = fmt.Sprintf("snapshot %d came after %d", n, s.last)
+	case s.first == 0:
+		s.first = n
+	default:
+		s.missed += max(0, n-s.last-1)
+	}
+	s.last = n
+}
+
+// The following need the lock, as what is given to eventually has it.
+
+func (c *nchan) allHave() bool {
+	return !slices.ContainsFunc(c.streams, func(s *carried) bool { return s.last < c.newest })
+}
+
+func (c *nchan) missed() (n int) {
+	for _, s := range c.streams {
+		n += s.missed
+	}
+	return n
+}
+
+func (c *nchan) reopened() (n int) {
+	for _, s := range c.streams {
+		n += min(1, s.opened-1)
+	}
+	return n
+}
+
+func (c *nchan) eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	eventually(t, what, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return ok()
+	})
+}
+
+// usage is the CPU time of both nginx and of Redis.
+func (c *nchan) usage() (cpu [3]time.Duration) {
+	for i, d := range []*daemon{c.nginx[0], c.nginx[1], c.redis} {
+		cpu[i], _, _ = groupUsage(d.cmd.Process.Pid)
+	}
+	return cpu
+}
+
+func (c *nchan) report(t *testing.T, before [3]time.Duration, took time.Duration, snapshots int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, name := range []string{"the origin's own stream", "the first nginx", "the second nginx"} {
+		d := c.delays[i]
+		slices.Sort(d)
+		if len(d) > 0 {
+			t.Logf("%s: %d deliveries, p50 %v, p99 %v after the snapshot was put", name, len(d),
+				d[len(d)/2].Round(10*time.Microsecond), d[len(d)*99/100].Round(10*time.Microsecond))
+		}
+	}
+	for i, d := range []*daemon{c.nginx[0], c.nginx[1], c.redis} {
+		cpu, rss, n := groupUsage(d.cmd.Process.Pid)
+		t.Logf("%s: %d processes, %.1f MiB, %.1f %% of a core with %d streams in all and %.1f snapshots a second", d.args[0], n,
+			float64(rss)/(1<<20), 100*(cpu-before[i]).Seconds()/took.Seconds(), len(c.streams), float64(snapshots)/took.Seconds())
+	}
+}
+
+// groupUsage sums the processes of a group; Linux counts CPU time in hundredths of a second.
+func groupUsage(group int) (cpu time.Duration, rss int64, processes int) {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, name := range stats {
+		b, _ := os.ReadFile(name)
+		_, rest, _ := strings.Cut(string(b), ") ")
+		f := strings.Fields(rest)
+		if len(f) < 22 || f[2] != strconv.Itoa(group) || f[0] == "Z" {
+			continue
+		}
+		user, _ := strconv.Atoi(f[11])
+		system, _ := strconv.Atoi(f[12])
+		pages, _ := strconv.ParseInt(f[21], 10, 64)
+		cpu += time.Duration(user+system) * 10 * time.Millisecond
+		rss += pages * int64(os.Getpagesize())
+		processes++
+	}
+	return cpu, rss, processes
+}
+
+// A daemon is a program with its children, in a process group of its own.
+type daemon struct {
+	addr string
+	args []string
+	cmd  *exec.Cmd
+	log  bytes.Buffer
+}
+
+func (d *daemon) start(t *testing.T) {
+	t.Helper()
+	d.cmd = exec.Command(d.args[0], d.args[1:]...)
+	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := d.cmd
+	t.Cleanup(func() {
+		if d.cmd == cmd {
+			d.kill()
+			if crash := regexp.MustCompile(`.*exited on signal.*`).FindString(d.log.String()); crash != "" {
+				t.Error(crash)
+			}
+			if t.Failed() {
+				t.Logf("%s says\n%s", d.args[0], d.log.String())
+			}
+		}
+	})
+	if d.addr != "" {
+		eventually(t, d.args[0]+" listens", func() bool { return listens(d.addr) })
+	}
+}
+
+func (d *daemon) kill() {
+	syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
+	d.cmd.Wait()
+}
+
+// streamData is the data of a stream's first event, or empty where it does not come in 5 s.
+func streamData(t *testing.T, addr string) string {
+	conn := open(addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+	if conn == nil {
+		return ""
+	}
+	defer conn.Close()
+	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			return data
+		} else if strings.HasPrefix(lines.Text(), "HTTP/1.1 503") {
+			break // Nchan has no Redis yet
+		}
+	}
+	return ""
+}
