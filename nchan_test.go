@@ -22,7 +22,7 @@ import (
 
 func TestEachSnapshotReachesEachStreamThroughNchan(t *testing.T) {
 	c := startNchan(t)
-	c.read(t, scale(t))
+	c.read(t, scale(t, 8000))
 	c.mu.Lock()
 	c.delays = [3][]time.Duration{}
 	usage, start, before := c.usage(), time.Now(), c.newest
@@ -256,10 +256,6 @@ type carried struct {
 func startNchan(t *testing.T) *nchan {
 	needNchan(t)
 	dir := proxyDir(t)
-	client := filepath.Join(dir, "sse-client")
-	if out, err := exec.Command("go", "build", "-o", client, "./goclient").CombinedOutput(); err != nil {
-		t.Fatalf("building sse-client: %v\n%s", err, out)
-	}
 	file := func(name string) string {
 		b, err := os.ReadFile("deploy/nchan/" + name)
 		if err != nil {
@@ -288,7 +284,7 @@ func startNchan(t *testing.T) *nchan {
 		c.nginx[i].start(t)
 	}
 	url := "http://" + c.nginx[0].addr + "/pub/dashboard"
-	(&daemon{args: []string{client, "-url", "http://" + c.origin.addr + "/dashboard/stream", "-forward", url,
+	(&daemon{args: []string{clientProgram(t), "-url", "http://" + c.origin.addr + "/dashboard/stream", "-forward", url,
 		"-forward-method", "POST"}}).start(t)
 	t.Cleanup(func() {
 		c.mu.Lock()
@@ -324,14 +320,6 @@ func needNchan(t *testing.T) {
 	if _, err := os.Stat("/usr/lib/nginx/modules/ngx_nchan_module.so"); err != nil {
 		t.Skip("nginx's Nchan module is not installed")
 	}
-}
-
-// scale is how many streams are read: SSE_SCALE, or 300.
-func scale(t *testing.T) int {
-	if n, err := strconv.Atoi(os.Getenv("SSE_SCALE")); err == nil {
-		return n
-	}
-	return 300
 }
 
 // publish makes a snapshot like no other, of the usual size.
