@@ -62,12 +62,8 @@ func TestUnitRunsTheServerForEver(t *testing.T) {
 	addr := freeAddr(t)
 	s := &server{addr: addr}
 	startSystemd(t, "sse-server.service", "SSE_ADDR="+addr)
-	pid := func() string {
-		out, _ := exec.Command("pgrep", "-n", "-f", "^/usr/local/bin/sse-server").Output()
-		return strings.TrimSpace(string(out))
-	}
 	eventually(t, "the server listens", func() bool { return listens(addr) })
-	first := pid()
+	first := newestProcess("/usr/local/bin/sse-server")
 	if e := s.stream(t).event(t); strings.Contains(string(e.data), `cpu":"N/A"`) {
 		t.Errorf("the CPU cannot be measured: %s", e.data)
 	}
@@ -83,7 +79,33 @@ func TestUnitRunsTheServerForEver(t *testing.T) {
 	if err := exec.Command("kill", "-9", first).Run(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the server is there again", func() bool { return pid() != first && listens(addr) })
+	eventually(t, "the server is there again", func() bool { return newestProcess("/usr/local/bin/sse-server") != first && listens(addr) })
+}
+
+func TestUnitRunsTheForwarderForEver(t *testing.T) {
+	origin, edge := startBinary(t, nil), startBinary(t, nil)
+	startSystemd(t, "sse-forward.service", "SSE_FORWARD_FROM=http://"+origin.addr+"/dashboard/stream",
+		"SSE_FORWARD_TO=http://"+edge.addr+"/dashboard/snapshot")
+	v := follow(t, edge.addr)
+	post := func(message string) {
+		(&server{addr: origin.addr}).send(t, "POST", "/dashboard/activities", `{"message":"`+message+`"}`, "Content-Type", jsonType)
+		v.await(t, message)
+	}
+	post("before")
+	first := newestProcess("/usr/local/bin/sse-client")
+	if err := exec.Command("kill", "-9", first).Run(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the forwarder is there again", func() bool {
+		now := newestProcess("/usr/local/bin/sse-client")
+		return now != "" && now != first
+	})
+	post("after")
+}
+
+func newestProcess(program string) string {
+	out, _ := exec.Command("pgrep", "-n", "-f", "^"+program).Output()
+	return strings.TrimSpace(string(out))
 }
 
 // startSystemd runs a unit of deploy/ with settings under a systemd in namespaces of its own until
@@ -105,7 +127,7 @@ func startSystemd(t *testing.T, unit string, settings ...string) {
 		}
 	}
 	os.Mkdir(dir+"/"+unit+".d", 0o755)
-	write(t, dir+"/"+unit+".d/test.conf", "[Unit]\nDefaultDependencies=no\n[Service]\nEnvironment="+strings.Join(settings, " ")+"\n")
+	write(t, dir+"/"+unit+".d/test.conf", "[Unit]\nDefaultDependencies=no\n[Service]\nEnvironmentFile=\nEnvironment="+strings.Join(settings, " ")+"\n")
 	write(t, dir+"/"+unit, string(text))
 	write(t, dir+"/test.target", "[Unit]\nWants="+unit+"\n")
 	cmd := exec.Command("unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "sh", "-c",

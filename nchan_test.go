@@ -187,48 +187,8 @@ func TestOnlyThisMachinePublishesToNchan(t *testing.T) {
 }
 
 func TestNchanScriptStartsAllAndLeavesNothing(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it builds the programs")
-	}
 	needNchan(t)
-	first := 20000 // below the ports that the kernel gives away
-	for i := 0; i < 6; i++ {
-		l, err := net.Listen("tcp", fmt.Sprint(":", first+i))
-		if err != nil {
-			first, i = first+i+1, -1
-			continue
-		}
-		l.Close()
-	}
-	log := filepath.Join(t.TempDir(), "log")
-	out, err := os.Create(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer out.Close()
-	cmd := exec.Command("deploy/nchan.sh", strconv.Itoa(first))
-	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	said := func() string { b, _ := os.ReadFile(log); return string(b) }
-	for end := time.Now().Add(time.Minute); !strings.Contains(said(), "Ctrl-C"); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) || strings.Contains(said(), "nchan.sh: ") {
-			t.Fatalf("it does not start: %s", said())
-		}
-	}
-	eventually(t, "the stream has a snapshot", func() bool {
-		return snapshotPattern.MatchString(streamData(t, fmt.Sprintf("127.0.0.1:%d", first+1)))
-	})
-	cmd.Process.Signal(syscall.SIGTERM)
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("it ended with %v: %s", err, said())
-	}
-	if _, _, n := groupUsage(cmd.Process.Pid); n > 0 {
-		t.Errorf("%d processes are left", n)
-	}
+	checkScript(t, "deploy/nchan.sh")
 }
 
 // A nchan is an sse-server whose stream two nginx carry, and the streams that are read from them.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -210,6 +211,58 @@ func TestScaleEdgeOfAnOriginThatSendsRarelyStaysLive(t *testing.T) {
 	seen := v.stop()
 	if newest := seen[len(seen)-1].data; !strings.Contains(newest, testMessage) || strings.Contains(newest, "stale") {
 		t.Errorf("it shows %s", newest)
+	}
+}
+
+func TestEdgesScriptStartsAllAndLeavesNothing(t *testing.T) {
+	if _, err := exec.LookPath("haproxy"); err != nil {
+		t.Skip("haproxy is not installed")
+	}
+	checkScript(t, "deploy/edges.sh")
+}
+
+// checkScript runs a script of deploy/, reads the stream at the first of its ports, and ends it.
+func checkScript(t *testing.T, script string) {
+	if testing.Short() {
+		t.Skip("it builds the programs")
+	}
+	first := 20000 // below the ports that the kernel gives away
+	for i := 0; i < 6; i++ {
+		l, err := net.Listen("tcp", fmt.Sprint(":", first+i))
+		if err != nil {
+			first, i = first+i+1, -1
+			continue
+		}
+		l.Close()
+	}
+	log := filepath.Join(t.TempDir(), "log")
+	out, err := os.Create(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := exec.Command(script, strconv.Itoa(first))
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	said := func() string { b, _ := os.ReadFile(log); return string(b) }
+	for end := time.Now().Add(time.Minute); !strings.Contains(said(), "Ctrl-C"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) || strings.Contains(said(), filepath.Base(script)+": ") {
+			t.Fatalf("it does not start: %s", said())
+		}
+	}
+	eventually(t, "the stream has a snapshot", func() bool {
+		return snapshotPattern.MatchString(streamData(t, fmt.Sprintf("127.0.0.1:%d", first)))
+	})
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ended with %v: %s", err, said())
+	}
+	if _, _, n := groupUsage(cmd.Process.Pid); n > 0 {
+		t.Errorf("%d processes are left", n)
 	}
 }
 

@@ -1,51 +1,57 @@
 #!/bin/sh
-# Starts an origin, three edges that its stream feeds, and HAProxy before them, all on this machine.
-# ORIGIN=http://localhost:3000/dashboard/stream puts another server in the origin's place.
+# An origin, three edges that its stream feeds, and HAProxy before them with the file of
+# deploy/edges, all on this machine, until Ctrl-C. Needs Debian's haproxy, curl, and Go.
+#   usage: [ORIGIN=http://localhost:3000/dashboard/stream] deploy/edges.sh [first of five ports, 3010]
+# ORIGIN puts another server's stream in the origin's place, for example a Rails application's.
 set -eu
 cd "$(dirname "$0")/.."
-fail() { echo "deploy/edges.sh: $*" >&2; exit 1; }
-command -v haproxy >/dev/null || fail "haproxy is missing: apt-get install haproxy"
-if [ ! -x sse-server ] || [ ! -x goclient/sse-client ]; then ./build.sh >/dev/null; fi
-
-dir=$(mktemp -d)
-trap 'trap - EXIT; kill $pids 2>/dev/null; wait; rm -rf "$dir"' EXIT
-trap 'exit 0' INT TERM
-pids=
-start() { # log, command
-	log=$dir/$1
-	shift
-	"$@" >"$log" 2>&1 &
-	pids="$pids $!"
-}
-answers() { # URL
-	for _ in 1 2 3 4 5 6 7 8 9 10; do
-		! curl -s -o /dev/null "$1" || return 0
-		sleep 0.3
-	done
-	fail "nobody answers at $1: $(tail -n 3 "$dir"/*)"
-}
-
-origin=${ORIGIN:-http://127.0.0.1:3001/dashboard/stream}
-[ -n "${ORIGIN:-}" ] || start origin ./sse-server -addr 127.0.0.1:3001
-conf=$dir/conf
-sed 's/bind :443.*/bind 127.0.0.1:3010/' deploy/edges/haproxy.cfg >"$conf"
-for n in 1 2 3; do
-	start "edge$n" ./sse-server -addr "127.0.0.1:301$n" -origins http://localhost:3010
-	start "forward$n" goclient/sse-client -url "$origin" -forward "http://127.0.0.1:301$n/dashboard/snapshot"
-	sed -i "s/10.0.0.$n:3001/127.0.0.1:301$n/" "$conf"
+fail() { echo "edges.sh: $*" >&2; exit 1; }
+PATH=$PATH:/usr/sbin
+for need in haproxy curl; do
+	command -v "$need" >/dev/null || fail "$need is not there: apt-get install haproxy curl"
 done
-start haproxy haproxy -db -f "$conf"
-[ -n "${ORIGIN:-}" ] || answers http://127.0.0.1:3001/health
-for port in 3011 3012 3013 3010; do answers "http://127.0.0.1:$port/health"; done
+if [ ! -x sse-server ] || [ ! -x goclient/sse-client ]; then ./build.sh >&2; fi
 
-cat <<TEXT
-origin   $origin
-edges    http://localhost:3011/  http://localhost:3012/  http://localhost:3013/
-viewers  http://localhost:3010/  through HAProxy, which picks an edge for each
+viewers=${1:-3010}
+origin=${ORIGIN:-http://127.0.0.1:$((viewers + 4))/dashboard/stream}
+for n in 0 1 2 3 4; do
+	! curl -s -o /dev/null "http://127.0.0.1:$((viewers + n))/" ||
+		fail "$((viewers + n)) is taken: give another first port"
+done
+dir=$(mktemp -d)
+pids=
+end() {
+	trap '' INT TERM
+	for pid in $pids; do kill "$pid" 2>/dev/null || true; done
+	wait
+	rm -rf "$dir"
+}
+trap end EXIT
+trap 'exit 0' INT TERM
+start() { # name, URL of it to wait for or -, command…
+	name=$1 url=$2
+	shift 2
+	"$@" >"$dir/$name.log" 2>&1 &
+	pids="$pids $!"
+	until [ "$url" = - ] || curl -s -o "$dir/answer" "$url"; do
+		kill -0 $! 2>/dev/null || fail "$name does not start: $(tail -n 3 "$dir/$name.log")"
+		sleep 0.1
+	done
+}
 
-Try:     curl -N http://localhost:3010/dashboard/stream
-         pkill -f 'addr 127.0.0.1:3011'   an edge dies: its viewers come back at the others
-         pkill -f 'addr 127.0.0.1:3001'   the origin dies: the edges say "stale" ten seconds later
-Ctrl-C ends all of it; the logs are in $dir.
-TEXT
+[ -n "${ORIGIN:-}" ] ||
+	start origin "http://127.0.0.1:$((viewers + 4))/health" ./sse-server -addr "127.0.0.1:$((viewers + 4))"
+sed "s/bind :443.*/bind :$viewers/" deploy/edges/haproxy.cfg >"$dir/haproxy.cfg"
+for n in 1 2 3; do
+	edge=127.0.0.1:$((viewers + n))
+	start "edge$n" "http://$edge/health" ./sse-server -addr "$edge" -origins "http://localhost:$viewers"
+	start "forward$n" - goclient/sse-client -url "$origin" -forward "http://$edge/dashboard/snapshot"
+	sed -i "s/10.0.0.$n:3001/$edge/" "$dir/haproxy.cfg"
+done
+start haproxy "http://127.0.0.1:$viewers/health" haproxy -db -f "$dir/haproxy.cfg"
+echo "http://localhost:$viewers/ goes through HAProxy, which picks an edge for each viewer
+curl -N http://localhost:$viewers/dashboard/stream
+pkill -f addr.127.0.0.1:$((viewers + 1))   # an edge away: its viewers come back at the others
+pkill -f addr.127.0.0.1:$((viewers + 4))   # the origin away: the edges say \"stale\" ten seconds later
+Ctrl-C ends all of it; logs are in $dir"
 wait
