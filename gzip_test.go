@@ -326,7 +326,7 @@ func TestFrameWithoutACompressedFormIsNotCountedAsSent(t *testing.T) {
 	frames := []*frame{{id: 1, bytes: eventBytes(1, []byte("x"))}, {id: 2, bytes: eventBytes(2, []byte("y"))}}
 	z.compress(frames[0], 0)
 	for _, f := range frames {
-		if _, err := c.offer(f, 0, time.Now()); err != nil {
+		if err := c.offer(f, 0, time.Now(), true); err != nil {
 			t.Fatal(err)
 		}
 	}

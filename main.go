@@ -364,7 +364,7 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	stopLoops()
 	s.renew.Stop()
 	s.stopping.Store(true) // none joins any more
-	n := s.fanOut(end, func(c *SSEConnection, _ time.Time) bool { return s.remove(c, errStopping) })
+	n := s.fanOut(end, func(c *SSEConnection, _ time.Time) error { s.remove(c, errStopping); return nil })
 	wg.Wait()
 	s.log.Info("stopped", "streams", n, "duration", time.Since(end))
 	if err := <-failed; err != http.ErrServerClosed {
@@ -802,16 +802,18 @@ func (s *SSEServer) sweep(now time.Time) {
 	if at-last < int64(retryEvery) || !s.swept.CompareAndSwap(last, at) {
 		return
 	}
-	s.fanOut(now, func(c *SSEConnection, _ time.Time) bool {
+	s.fanOut(now, func(c *SSEConnection, _ time.Time) error {
 		c.mu.Lock()
-		err := discard(c.fd)
-		c.mu.Unlock()
-		return s.remove(c, err)
+		defer c.mu.Unlock()
+		return discard(c.fd)
 	})
 }
 
-// fanOut calls each for every stream, on all cores where that pays, and counts when it was true.
-func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) bool) int {
+// fanOut calls each for every stream, on all cores where that pays, and counts how often all was
+// well. Streams that are gone are removed once others no longer wait for that.
+func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) error) int {
+	var gone sync.Map // their errors
+	defer gone.Range(func(c, err any) bool { return s.remove(c.(*SSEConnection), err.(error)) })
 	s.fan.Lock()
 	defer s.fan.Unlock()
 	s.mu.Lock()
@@ -822,8 +824,10 @@ func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) b
 	var next, count atomic.Int64
 	work := func() {
 		for i := next.Add(1); i <= int64(len(s.all)); i = next.Add(1) {
-			if each(s.all[i-1], now) {
+			if err := each(s.all[i-1], now); err == nil {
 				count.Add(1)
+			} else if err != errBehind {
+				gone.Store(s.all[i-1], err)
 			}
 		}
 	}
@@ -855,13 +859,25 @@ func (s *SSEServer) newestFor(c *SSEConnection) *frame {
 	return &f
 }
 
-// offer gives c what it is owed, and tells whether it has that; those that have not are retried.
-func (s *SSEServer) offer(c *SSEConnection, now time.Time) bool {
-	current, err := c.offer(s.newest.Load(), s.beats.Load(), now)
-	if !current && s.trying.CompareAndSwap(false, true) {
-		time.AfterFunc(retryEvery, func() { s.trying.Store(false); s.fanOut(time.Now(), s.offer) })
+// offer gives c what it is owed. One that was behind already, or is gone, is left to catchUp, so
+// that the others do not wait for it.
+func (s *SSEServer) offer(c *SSEConnection, now time.Time) error {
+	if c.offer(s.newest.Load(), s.beats.Load(), now, false) == nil {
+		return nil
 	}
-	return !s.remove(c, err) && current
+	if s.trying.CompareAndSwap(false, true) {
+		time.AfterFunc(retryEvery, func() { s.trying.Store(false); s.fanOut(time.Now(), s.catchUp) })
+	}
+	return errBehind
+}
+
+// catchUp offers c, if it is behind, what is newest by now. Its error says when c is gone.
+func (s *SSEServer) catchUp(c *SSEConnection, now time.Time) error {
+	err := c.offer(s.newest.Load(), s.beats.Load(), now, true)
+	if err == errBehind {
+		return s.offer(c, now) // to be tried once more
+	}
+	return err
 }
 
 // reserve puts c, not yet open, into the map; false if the server is full or stopping.
@@ -882,7 +898,7 @@ func (s *SSEServer) reserve(c *SSEConnection) bool {
 
 // remove closes c and takes it out of the map if there is an err, which says why.
 func (s *SSEServer) remove(c *SSEConnection, err error) bool {
-	if err == nil || !c.close(err) {
+	if err == nil || err == errBehind || !c.close(err) {
 		return err != nil
 	}
 	why, ok := reasons[err]
@@ -904,6 +920,7 @@ func (s *SSEServer) remove(c *SSEConnection, err error) bool {
 }
 
 var (
+	errBehind   = errors.New("has not yet got all that it is owed")
 	errStalled  = errors.New("took nothing for " + stallLimit.String())
 	errStopping = errors.New("the server stops")
 	reasons     = map[error]string{ // under which closed streams are counted; others are "error"
@@ -940,26 +957,31 @@ func (n counters) plus(o counters) counters {
 }
 
 // offer sends what the stream is owed, as far as the kernel takes it without waiting: what was
-// begun, the newest frame, a heartbeat. It tells whether that was all; after an error, remove it.
-func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool, error) {
+// begun, the newest frame, a heartbeat. Of a stream that is behind it only notes the frame, unless
+// it is to catch up. It returns errBehind if that was not all; after another error, remove it.
+func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time, catchUp bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.fd < 0 {
-		return true, nil
+	if c.fd < 0 || c.err != nil {
+		return c.err
+	}
+	isNew := newest != nil && newest.id > c.last && (!c.gzip || newest.key != nil)
+	if isNew {
+		if c.owed != 0 && c.owed != newest.id {
+			c.skipped++
+		}
+		c.owed = newest.id
+	}
+	if !catchUp && !c.blocked.IsZero() {
+		return errBehind
 	}
 	before := c.bytes
 	if len(c.rest) > 0 {
 		c.send(c.rest)
 	}
-	if newest != nil && newest.id > c.last && (!c.gzip || newest.key != nil) {
-		if c.owed != 0 && c.owed != newest.id {
-			c.skipped++
-		}
-		c.owed = newest.id
-		if len(c.rest) == 0 && c.send(c.form(newest)) {
-			c.last, c.owed, c.heard = newest.id, 0, 0
-			c.events++
-		}
+	if isNew && len(c.rest) == 0 && c.send(c.form(newest)) {
+		c.last, c.owed, c.heard = newest.id, 0, 0
+		c.events++
 	}
 	heartbeat := heartbeatBytes
 	if c.gzip {
@@ -971,14 +993,17 @@ func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time) (bool,
 	}
 	if c.owed == 0 && beats <= c.beats && len(c.rest) == 0 {
 		c.blocked = time.Time{}
-		return true, c.err
+		return c.err
 	}
 	if c.bytes > before || c.blocked.IsZero() {
 		c.blocked = now
 	} else if c.err == nil && now.Sub(c.blocked) >= stallLimit {
 		c.err = errStalled
 	}
-	return false, c.err
+	if c.err == nil {
+		return errBehind
+	}
+	return c.err
 }
 
 // ownLine is a line of this stream alone, as it is sent.
@@ -1310,7 +1335,7 @@ func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r)
 		return
 	}
-	s.offer(c, c.since)
+	s.remove(c, s.catchUp(c, c.since))
 }
 
 // refuse answers a request for a stream when there is no room. EventSource gives up for ever

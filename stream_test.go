@@ -158,11 +158,11 @@ func TestStreamThatTakesNothingForThirtySecondsIsClosed(t *testing.T) {
 	c.mu.Lock()
 	since := c.blocked
 	c.mu.Unlock()
-	s.fanOut(since.Add(stallLimit-time.Millisecond), s.offer)
+	s.fanOut(since.Add(stallLimit-time.Millisecond), s.catchUp)
 	if n := s.debug(t).Open; n != 2 {
 		t.Fatalf("%d streams are open just before the limit, want 2", n)
 	}
-	s.fanOut(since.Add(stallLimit), s.offer)
+	s.fanOut(since.Add(stallLimit), s.catchUp)
 	if d := s.debug(t); d.Open != 1 || d.Closed["stalled"] != 1 {
 		t.Errorf("after the limit %d are open, closed %v", d.Open, d.Closed)
 	}
@@ -211,20 +211,19 @@ func TestFrameThatTheKernelTookHalfOfArrivesWhole(t *testing.T) {
 		return &frame{id: id, bytes: eventBytes(id, bytes.Repeat([]byte{'a' + byte(id)}, 3<<20))}
 	}
 	now := time.Now()
-	if ok, err := c.offer(big(1), 0, now); ok || err != nil || len(c.rest) == 0 {
-		t.Fatalf("3 MiB were taken at once: %v %v", ok, err)
+	if err := c.offer(big(1), 0, now, false); err != errBehind || len(c.rest) == 0 {
+		t.Fatalf("3 MiB were taken at once: %v", err)
 	}
 	for id := int64(2); id < 5; id++ {
-		c.offer(big(id), 1, now) // is in nobody's way: 1 is finished first, then 4 is the newest
+		c.offer(big(id), 1, now, true) // is in nobody's way: 1 is finished first, then 4 is the newest
 	}
 	got := make(chan []byte)
 	go func() {
 		b, _ := io.ReadAll(reader)
 		got <- b
 	}()
-	for ok := false; !ok; time.Sleep(time.Millisecond) {
-		var err error
-		if ok, err = c.offer(big(4), 1, now); err != nil {
+	for err := errBehind; err != nil; time.Sleep(time.Millisecond) {
+		if err = c.offer(big(4), 1, now, true); err != nil && err != errBehind {
 			t.Fatal(err)
 		}
 	}
@@ -238,11 +237,49 @@ func TestFrameThatTheKernelTookHalfOfArrivesWhole(t *testing.T) {
 	}
 }
 
+// The others do not wait for one that is behind, nor for the removal of one that is gone.
+func TestBroadcastLeavesTheStreamsThatAreBehindOrGoneForLater(t *testing.T) {
+	t.Parallel()
+	c, reader := connectionPair(t)
+	large := bytes.Repeat([]byte("x"), 1<<20)
+	id, now := int64(0), time.Now()
+	for err := error(nil); err == nil; {
+		id++
+		err = c.offer(&frame{id: id, bytes: large}, 0, now, false)
+	}
+	go io.Copy(io.Discard, reader)
+	time.Sleep(100 * time.Millisecond) // there is room again
+	before := c.bytes
+	if err := c.offer(&frame{id: id + 1, bytes: []byte("y")}, 0, now, false); err != errBehind || c.bytes != before || c.owed != id+1 {
+		t.Errorf("one that is behind is sent %d bytes, %v", c.bytes-before, err)
+	}
+	eventually(t, "it has caught up", func() bool {
+		return c.offer(&frame{id: id + 1, bytes: []byte("y")}, 0, now, true) == nil && c.last == id+1
+	})
+	c.close(io.EOF)
+
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	gone := s.stream(t)
+	gone.event(t)
+	s.trying.Store(true) // there will be no later
+	gone.Conn.(*net.TCPConn).SetLinger(0)
+	gone.Close()
+	s.trigger(t)
+	if n := s.debug(t).Open; n != 1 {
+		t.Errorf("after a broadcast %d streams are open, want 1", n)
+	}
+	s.fanOut(time.Now(), s.catchUp)
+	if n := s.debug(t).Open; n != 0 {
+		t.Errorf("after that %d streams are open", n)
+	}
+}
+
 func TestNoOldFrameAfterANewOneNorTheSameTwice(t *testing.T) {
 	t.Parallel()
 	c, reader := connectionPair(t)
 	for _, id := range []int64{5, 5, 3, 6, 4, 6} {
-		c.offer(&frame{id: id, bytes: eventBytes(id, []byte("x"))}, 0, time.Now())
+		c.offer(&frame{id: id, bytes: eventBytes(id, []byte("x"))}, 0, time.Now(), true)
 	}
 	c.close(io.EOF)
 	got, _ := io.ReadAll(reader)
@@ -293,7 +330,7 @@ func TestAllThatWasSentArrivesAtAClientThatSentBytesNobodyAskedFor(t *testing.T)
 	c, reader := connectionPair(t)
 	reader.(*net.TCPConn).SetReadBuffer(4096)
 	for id := int64(1); c.owed == 0; id++ {
-		c.offer(&frame{id: id, bytes: bytes.Repeat([]byte("x"), 4096)}, 0, time.Now())
+		c.offer(&frame{id: id, bytes: bytes.Repeat([]byte("x"), 4096)}, 0, time.Now(), true)
 	}
 	io.WriteString(reader, strings.Repeat("POST / HTTP/1.1\r\n\r\n", 50))
 	time.Sleep(20 * time.Millisecond)
