@@ -223,7 +223,7 @@ func TestKeyAndDeltaBlocksDecodeWhateverWasSkipped(t *testing.T) {
 					x.c.heard++
 				}
 			}
-			z.compress(f, total)
+			f.compress = sync.OnceFunc(func() { z.compress(f, total) })
 			for _, x := range streams {
 				if rand.Intn(5) == 0 {
 					continue // it is skipped
@@ -307,7 +307,11 @@ func TestNothingIsCompressedWhileNoCompressedStreamIsOpen(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "50ms")
 	s.stream(t).event(t)
-	isCompressed := func() bool { return s.newest.Load().key != nil }
+	isCompressed := func() bool {
+		s.zip.mu.Lock()
+		defer s.zip.mu.Unlock()
+		return s.zip.id == s.newest.Load().id
+	}
 	if isCompressed() {
 		t.Error("a frame is compressed for nobody")
 	}
@@ -318,22 +322,28 @@ func TestNothingIsCompressedWhileNoCompressedStreamIsOpen(t *testing.T) {
 	eventually(t, "frames are compressed no more", func() bool { return !isCompressed() })
 }
 
-func TestFrameWithoutACompressedFormIsNotCountedAsSent(t *testing.T) {
-	c, reader := connectionPair(t)
-	go io.Copy(io.Discard, reader)
-	c.gzip = true
+func TestFrameIsCompressedOnceAndCountedForEachStream(t *testing.T) {
 	var z compressor
-	frames := []*frame{{id: 1, bytes: eventBytes(1, []byte("x"))}, {id: 2, bytes: eventBytes(2, []byte("y"))}}
-	z.compress(frames[0], 0)
-	for _, f := range frames {
-		if err := c.offer(f, 0, time.Now(), true); err != nil {
-			t.Fatal(err)
+	var streams []*SSEConnection
+	for i := 0; i < 3; i++ {
+		c, reader := connectionPair(t)
+		go io.Copy(io.Discard, reader)
+		c.gzip = true
+		streams = append(streams, c)
+	}
+	times := 0
+	for id := int64(1); id <= 2; id++ {
+		f := &frame{id: id, bytes: eventBytes(id, []byte("x"))}
+		f.compress = sync.OnceFunc(func() { times++; z.compress(f, 0) })
+		for _, c := range streams {
+			if err := c.offer(f, 0, time.Now(), true); err != nil || c.last != id || c.events != uint64(id) {
+				t.Errorf("of %d frames %d were sent, the last is %d, %v", id, c.events, c.last, err)
+			}
 		}
 	}
-	if c.last != 1 || c.events != 1 {
-		t.Errorf("%d events were sent, the last %d", c.events, c.last)
+	if times != 2 {
+		t.Errorf("2 frames were compressed %d times for 3 streams", times)
 	}
-	c.close(io.EOF)
 }
 
 func TestDeltaBuildsOnAFewHeartbeatsAtMost(t *testing.T) {
@@ -342,8 +352,9 @@ func TestDeltaBuildsOnAFewHeartbeatsAtMost(t *testing.T) {
 	for _, beats := range []uint64{maxBeats, 1 << 20} { // of a year
 		f := &frame{id: z.id + 1, bytes: eventBytes(z.id+1, []byte("x"))}
 		c := &SSEConnection{gzip: true, last: z.id, heard: beats}
-		z.compress(f, z.beats+beats)
-		if isDelta := bytes.Equal(c.form(f), f.delta); isDelta != (beats <= maxBeats) {
+		f.compress = sync.OnceFunc(func() { z.compress(f, z.beats+beats) })
+		form := c.form(f)
+		if isDelta := bytes.Equal(form, f.delta); isDelta != (beats <= maxBeats) {
 			t.Errorf("after %d heartbeats a delta is sent: %v", beats, isDelta)
 		}
 	}

@@ -280,11 +280,10 @@ type SSEServer struct {
 	trying   atomic.Bool           // a try of the streams that are behind is due
 	swept    atomic.Int64          // when sweep ran, in ns since started
 	stopping atomic.Bool
-	zipped   atomic.Int64 // compressed streams
 	spent    atomic.Int64 // ns in broadcasts
+	zip      compressor
 
-	turn sync.Mutex // one snapshot at a time; held until the first; guards zip
-	zip  compressor
+	turn sync.Mutex       // one snapshot at a time; held until the first
 	fan  sync.Mutex       // one fan-out at a time; guards all
 	all  []*SSEConnection // the streams of the fan-out under way
 
@@ -447,9 +446,7 @@ func (s *SSEServer) broadcast(now time.Time) *frame {
 		data = staleSnapshot(data, since)
 	}
 	f.bytes = fmt.Appendf(nil, "id: %d\ndata: %s\n\n", f.id, data)
-	if s.zipped.Load() > 0 {
-		s.zip.compress(f, s.beats.Load())
-	}
+	f.compress = sync.OnceFunc(func() { s.zip.compress(f, s.beats.Load()) })
 	s.newest.Store(f)
 	f.streams = s.fanOut(now, s.offer)
 	took := time.Since(now)
@@ -720,8 +717,9 @@ type frame struct {
 	bytes   []byte
 	streams int // that have it, once it was offered to all
 
-	// For compressed streams; nil if there was none. The delta is for those that got the frame
-	// before, and as many heartbeats since.
+	// For compressed streams: the first one calls compress, which makes the rest. The delta is for
+	// those that got the frame before, and as many heartbeats since.
+	compress   func()
 	key, delta []byte
 	before     int64
 	beats      uint64
@@ -744,6 +742,7 @@ const gzipHead = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 // A compressor compresses each frame once for all streams; see RFC 1951. What it has in its
 // window is what a stream has that missed nothing since the last frame.
 type compressor struct {
+	mu    sync.Mutex    // guards following
 	w     *flate.Writer // nil until the first compressed stream
 	out   bytes.Buffer
 	id    int64  // of the frame in the window
@@ -753,6 +752,8 @@ type compressor struct {
 // compress makes f's two forms: a delta for streams whose bytes so far end with what is in the
 // window and the heartbeats that were due since, and a key for all others. beats is their total.
 func (z *compressor) compress(f *frame, beats uint64) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
 	if z.w == nil {
 		z.w, _ = flate.NewWriter(&z.out, flate.DefaultCompression) // a valid level
 	}
@@ -843,22 +844,6 @@ func (s *SSEServer) fanOut(now time.Time, each func(*SSEConnection, time.Time) e
 	return int(count.Load())
 }
 
-// newestFor gives the newest frame, in compressed form too if c needs that. It waits for a
-// broadcast under way, which may not know of c.
-func (s *SSEServer) newestFor(c *SSEConnection) *frame {
-	if !c.gzip || s.newest.Load() == nil {
-		return s.newest.Load()
-	}
-	s.turn.Lock()
-	defer s.turn.Unlock()
-	f := *s.newest.Load()
-	if f.key == nil {
-		s.zip.compress(&f, s.beats.Load())
-		s.newest.Store(&f)
-	}
-	return &f
-}
-
 // offer gives c what it is owed. One that was behind already, or is gone, is left to catchUp, so
 // that the others do not wait for it.
 func (s *SSEServer) offer(c *SSEConnection, now time.Time) error {
@@ -890,9 +875,6 @@ func (s *SSEServer) reserve(c *SSEConnection) bool {
 	s.opened++
 	c.number = s.opened
 	s.conns[c] = struct{}{}
-	if c.gzip {
-		s.zipped.Add(1)
-	}
 	return true
 }
 
@@ -907,9 +889,6 @@ func (s *SSEServer) remove(c *SSEConnection, err error) bool {
 	}
 	s.mu.Lock()
 	delete(s.conns, c)
-	if c.gzip {
-		s.zipped.Add(-1)
-	}
 	s.closed[why]++
 	s.past = s.past.plus(c.counters)
 	n := len(s.conns)
@@ -965,7 +944,7 @@ func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time, catchU
 	if c.fd < 0 || c.err != nil {
 		return c.err
 	}
-	isNew := newest != nil && newest.id > c.last && (!c.gzip || newest.key != nil)
+	isNew := newest != nil && newest.id > c.last
 	if isNew {
 		if c.owed != 0 && c.owed != newest.id {
 			c.skipped++
@@ -1016,10 +995,11 @@ func (c *SSEConnection) ownLine(text string) []byte {
 
 // form is what of f this stream is sent. It needs mu.
 func (c *SSEConnection) form(f *frame) []byte {
-	switch {
-	case !c.gzip:
+	if !c.gzip {
 		return f.bytes
-	case c.last == f.before && c.heard == f.beats:
+	}
+	f.compress()
+	if c.last == f.before && c.heard == f.beats {
 		return f.delta
 	}
 	return f.key
@@ -1134,7 +1114,7 @@ func (s *SSEServer) open(c *SSEConnection, w http.ResponseWriter, r *http.Reques
 		head += "\r\n"
 	}
 	s.log.Info("stream opened", "stream", c.number, "remote", c.remote, "user_agent", c.userAgent)
-	newest := s.newestFor(c)
+	newest := s.newest.Load()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd == isClosed { // by the server's end
