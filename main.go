@@ -115,6 +115,11 @@ type settings struct {
 // parseSettings reads the SSE_… variables that are not empty, then the flags. Its error is one
 // line; after -h and -version it is flag.ErrHelp, and what they ask for went to stdout.
 func parseSettings(args []string, getenv func(string) string) (s settings, err error) {
+	must := func(ok bool, text string, values ...any) {
+		if err == nil && !ok {
+			err = fmt.Errorf(text, values...)
+		}
+	}
 	fs := flag.NewFlagSet("sse-server", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.StringVar(&s.addr, "addr", ":3001", "`address` to listen on; port 0 takes a free one")
@@ -135,37 +140,33 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 		name := "SSE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		f.Usage += " [" + name + "]"
 		if v := getenv(name); v != "" {
-			if e := f.Value.Set(v); e != nil {
-				err = fmt.Errorf("invalid value %q for %s: %w", v, name, e)
-			}
+			e := f.Value.Set(v)
+			must(e == nil, "invalid value %q for %s: %w", v, name, e)
 		}
 	})
 	showVersion := fs.Bool("version", false, "print the version") // SSE_VERSION is none of ours
-	e := fs.Parse(args)
-	if e == flag.ErrHelp {
+	switch e := fs.Parse(args); {
+	case e == nil && *showVersion:
+		fmt.Println("sse-server", version)
+		return s, flag.ErrHelp
+	case e == flag.ErrHelp:
 		fmt.Println("sse-server: a live dashboard of this host over Server-Sent Events. Settings:")
 		fs.SetOutput(os.Stdout)
 		fs.PrintDefaults()
-	}
-	if e == nil && *showVersion {
-		fmt.Println("sse-server", version)
-		return s, flag.ErrHelp
-	} else if e != nil {
+		return s, e
+	case e != nil:
 		return s, e
 	}
 	s.origins = strings.FieldsFunc(*origins, func(r rune) bool { return r == ',' || r == ' ' })
 	s.inForce = map[string]string{}
 	fs.VisitAll(func(f *flag.Flag) { s.inForce[f.Name] = f.Value.String() })
 	delete(s.inForce, "version")
-
-	var tokenErr error
-	if s.token, tokenErr = readToken(*tokenFile, getenv("SSE_TOKEN")); err == nil {
-		err = tokenErr
-	}
-	must := func(ok bool, text string, value any) {
-		if err == nil && !ok {
-			err = fmt.Errorf(text, value)
-		}
+	s.token = strings.TrimSpace(getenv("SSE_TOKEN"))
+	if *tokenFile != "" {
+		text, fileErr := os.ReadFile(*tokenFile)
+		s.token = strings.TrimSpace(string(text))
+		must(fileErr == nil, "reading -token-file: %w", fileErr)
+		must(s.token != "", "-token-file %s is empty", *tokenFile)
 	}
 	_, port, addrErr := net.SplitHostPort(s.addr)
 	_, portErr := net.LookupPort("tcp", port)
@@ -182,22 +183,6 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	must(s.maxStreams > 0 && s.maxStreams <= limit,
 		"-max-streams %d is under 1 or over what ulimit -n allows", s.maxStreams)
 	return s, err
-}
-
-// readToken takes the token from the file, if one is named, and from the variable otherwise.
-func readToken(file, variable string) (string, error) {
-	if file == "" {
-		return strings.TrimSpace(variable), nil
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("reading -token-file: %w", err)
-	}
-	token := strings.TrimSpace(string(b))
-	if token == "" {
-		return "", fmt.Errorf("-token-file %s is empty", file)
-	}
-	return token, nil
 }
 
 func main() {
