@@ -1186,20 +1186,18 @@ func (s *SSEServer) refusal(r *http.Request) (status int, sentence string) {
 	return 0, ""
 }
 
-// hasToken compares in constant time, and logs whoever sends a wrong one.
+// hasToken compares in constant time, and logs whoever sends a wrong one. The token is not empty.
 func (s *SSEServer) hasToken(r *http.Request) bool {
-	_, given, ok := r.BasicAuth()
+	_, given, _ := r.BasicAuth()
 	scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") {
-		given, ok = rest, true
+		given = rest
 	}
-	if ok && subtle.ConstantTimeCompare([]byte(given), []byte(s.token)) == 1 {
-		return true
-	}
-	if scheme != "" {
+	isRight := subtle.ConstantTimeCompare([]byte(given), []byte(s.token)) == 1
+	if !isRight && scheme != "" {
 		s.log.Warn("wrong token", "remote", r.RemoteAddr)
 	}
-	return false
+	return isRight
 }
 
 // isOwnPage tells whether a request comes from no page, from one of this server, or from one
@@ -1224,13 +1222,10 @@ func (s *SSEServer) onLoopback() bool {
 
 // isLocal tells whether a request comes from this machine and through no proxy.
 func isLocal(r *http.Request) bool {
-	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host",
-		"X-Forwarded-Proto", "X-Real-Ip"} {
-		if r.Header[name] != nil { // even if it is empty: a client may have sent that line
-			return false
-		}
-	}
-	return isLoopback(r.RemoteAddr) && isLoopback(r.Host)
+	marks := []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host",
+		"X-Forwarded-Proto", "X-Real-Ip"}
+	isThere := func(name string) bool { return r.Header[name] != nil } // a client may send it empty
+	return isLoopback(r.RemoteAddr) && isLoopback(r.Host) && !slices.ContainsFunc(marks, isThere)
 }
 
 func isLoopback(hostport string) bool {
@@ -1449,15 +1444,15 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	var b []byte
 	last := ""
 	// metric appends a sample; suffix is what follows the name. NaN is left out.
-	metric := func(name, suffix, kind, help string, v float64) {
-		if math.IsNaN(v) {
+	metric := func(name, suffix, kind, help string, v any) {
+		if v, ok := v.(float64); ok && math.IsNaN(v) {
 			return
 		}
 		if name != last {
 			b = fmt.Appendf(b, "# HELP %s %s\n# TYPE %[1]s %[3]s\n", name, help, kind)
 			last = name
 		}
-		b = fmt.Appendf(b, "%s%s %g\n", name, suffix, v)
+		b = fmt.Appendf(b, "%s%s %v\n", name, suffix, v)
 	}
 	conns, total := s.sent()
 	cpu, resident, files := processUse()
@@ -1467,19 +1462,19 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Unlock()
 
 	const took = "sse_broadcast_duration_seconds"
-	metric("sse_streams_open", "", "gauge", "Streams open.", float64(len(conns)))
-	metric("sse_streams_opened_total", "", "counter", "Streams opened.", float64(opened))
-	metric("sse_streams_rejected_total", "", "counter", "Streams refused.", float64(refused))
+	metric("sse_streams_open", "", "gauge", "Streams open.", len(conns))
+	metric("sse_streams_opened_total", "", "counter", "Streams opened.", opened)
+	metric("sse_streams_rejected_total", "", "counter", "Streams refused.", refused)
 	for _, reason := range []string{"client", "error", "shutdown", "stalled"} {
 		metric("sse_streams_closed_total", `{reason="`+reason+`"}`, "counter", "Streams closed.",
-			float64(closed[reason]))
+			closed[reason])
 	}
-	metric("sse_frames_sent_total", "", "counter", "Snapshots sent.", float64(total.events))
+	metric("sse_frames_sent_total", "", "counter", "Snapshots sent.", total.events)
 	metric("sse_frames_skipped_total", "", "counter",
-		"Snapshots that streams behind were not sent.", float64(total.skipped))
-	metric("sse_bytes_sent_total", "", "counter", "Bytes sent on streams.", float64(total.bytes))
+		"Snapshots that streams behind were not sent.", total.skipped)
+	metric("sse_bytes_sent_total", "", "counter", "Bytes sent on streams.", total.bytes)
 	metric(took, "_sum", "summary", "Time spent in broadcasts.", float64(s.spent.Load())/1e9)
-	metric(took, "_count", "summary", "", float64(count))
+	metric(took, "_count", "summary", "", count)
 	metric("sse_host_cpu_ratio", "", "gauge", "Busy part of the CPUs.", f.cpu/100)
 	metric("sse_host_memory_ratio", "", "gauge", "Memory in use.", f.memory/100)
 	metric("sse_host_disk_ratio", "", "gauge", "Disk in use.", f.disk/100)
@@ -1488,7 +1483,7 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	metric("process_resident_memory_bytes", "", "gauge", "Resident memory.", resident)
 	metric("process_cpu_seconds_total", "", "counter", "User and system time.", cpu)
 	metric("process_open_fds", "", "gauge", "File descriptors open.", files)
-	metric("go_goroutines", "", "gauge", "Goroutines.", float64(runtime.NumGoroutine()))
+	metric("go_goroutines", "", "gauge", "Goroutines.", runtime.NumGoroutine())
 	metric("sse_build_info", fmt.Sprintf("{version=%q,goversion=%q}", version, runtime.Version()),
 		"gauge", "The version; always 1.", 1)
 	w.Write(b)
