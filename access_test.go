@@ -104,7 +104,7 @@ func TestWithoutATokenOnlyLocalRequestsPostAndSeeWhoReads(t *testing.T) {
 	s.addr = s.on("127.0.0.1")
 	s.stream(t).event(t)
 	outside := [][]string{{"Host", "dashboard.example.com"}, {"X-Forwarded-For", "10.0.0.1"}, {"Forwarded", "for=10.0.0.1"},
-		{"X-Forwarded-For", "empty"}, {"Via", "1.1 proxy"}, {"X-Real-IP", "10.0.0.1"}, {"X-Forwarded-Proto", "https"}}
+		{"X-Forwarded-For", "empty"}, {"Via", "1.1 proxy"}, {"X-Real-IP", "10.0.0.1"}, {"X-Forwarded-Proto", "https"}, {"X-Forwarded-Port", "443"}, {"X-Forwarded-Prefix", "/machines/a"}}
 	for _, header := range outside {
 		for _, r := range [][2]string{{"POST", "/dashboard/activities"}, {"PUT", "/dashboard/snapshot"}} {
 			code, _, body := s.send(t, r[0], r[1], `{"message":"x"}`, append(header, "Content-Type", "application/json")...)
