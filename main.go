@@ -1144,7 +1144,7 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status, sentence := s.refusal(r)
 	switch {
 	case status != 0:
-		if status == http.StatusUnauthorized {
+		if status == 401 {
 			h.Set("WWW-Authenticate", `Basic realm="sse-server", charset="UTF-8"`)
 		}
 		http.Error(w, sentence, status)
@@ -1157,7 +1157,7 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 	case !slices.Contains(strings.Split(rt.methods, ", "), r.Method):
 		h.Set("Allow", rt.methods)
-		http.Error(w, "Use "+rt.methods+" here.", http.StatusMethodNotAllowed)
+		http.Error(w, "Use "+rt.methods+" here.", 405)
 	default:
 		h.Set("Content-Type", rt.contentType)
 		rt.serve(s, w, r)
@@ -1317,7 +1317,7 @@ func (s *SSEServer) refuse(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Retry-After", fmt.Sprint(5+rand.Intn(25)))
-	http.Error(w, "The server is "+state+": try again later.", http.StatusServiceUnavailable)
+	http.Error(w, "The server is "+state+": try again later.", 503)
 }
 
 // readBody reads a JSON body of at most limit bytes. Where it is none it answers and gives nil.
@@ -1327,7 +1327,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) []byte {
 	_, isTooLarge := err.(*http.MaxBytesError)
 	switch {
 	case kind != "application/json":
-		http.Error(w, "Content-Type must be application/json.", http.StatusUnsupportedMediaType)
+		http.Error(w, "Content-Type must be application/json.", 415)
 	case isTooLarge:
 		http.Error(w, fmt.Sprintf("The body may have %d bytes at most.", limit), 413)
 	case err != nil:
@@ -1363,8 +1363,7 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 	case !slices.Contains([]string{"info", "success", "warning", "error"}, level):
 		http.Error(w, "The level must be info, success, warning or error.", 400)
 	case given:
-		http.Error(w, "A snapshot from elsewhere is on show: DELETE it, or put the activity there.",
-			http.StatusConflict)
+		http.Error(w, "A snapshot from elsewhere is on show: DELETE it, or put the activity there.", 409)
 	default:
 		a := newActivity(now, level, message)
 		f := s.deliver(s.add(a))
