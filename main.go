@@ -1381,14 +1381,14 @@ func (s *SSEServer) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		json.Compact(&line, body) // it is valid
-		s.renew.Reset(givenPatience)
-	} else {
-		s.renew.Stop()
 	}
-	now := time.Now()
 	s.mu.Lock()
+	now := time.Now() // locked, or it may have become stale since
 	isShown := bytes.Equal(s.given, line.Bytes()) && now.Sub(s.givenAt) < givenPatience
 	s.given, s.givenAt = line.Bytes(), now
+	if s.renew.Reset(givenPatience); s.given == nil {
+		s.renew.Stop()
+	}
 	id := s.lastID
 	s.mu.Unlock()
 	if !isShown { // else it is still fresh

@@ -246,9 +246,34 @@ func TestSnapshotThatIsPutAgainIsFreshAndNotSentAgain(t *testing.T) {
 	}
 	s.send(t, "DELETE", "/dashboard/snapshot", "")
 	c.event(t)
+	if s.renew.Stop() {
+		t.Error("after its deletion it is still to become stale")
+	}
 	put("two")
 	if e := c.event(t); !strings.Contains(string(e.data), `"two"`) {
 		t.Errorf("after its deletion it is %s", e.data)
+	}
+}
+
+// Else it would stay stale on show: the next one put again is fresh.
+func TestSnapshotThatBecomesStaleWhileItIsPutAgainIsSentAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	c.event(t)
+	put := func() { s.send(t, "PUT", "/dashboard/snapshot", `{"n":1}`, "Content-Type", jsonType) }
+	put()
+	c.event(t)
+	s.mu.Lock()
+	begun, done := time.Now(), make(chan bool)
+	go func() { put(); close(done) }()
+	time.Sleep(400 * time.Millisecond) // until it waits for the lock
+	s.givenAt = begun.Add(300*time.Millisecond - givenPatience)
+	s.mu.Unlock()
+	<-done
+	e := c.event(t)
+	if took := time.Since(begun); string(e.data) != `{"n":1}` || took > givenPatience/2 {
+		t.Errorf("after %v the stream has %s", took, e.data)
 	}
 }
 
