@@ -372,6 +372,31 @@ func TestForwardSendsOnWhatIsWhole(t *testing.T) {
 	}
 }
 
+// Servers refuse some ids in a header, and would do so for ever.
+func TestForwardComesBackAfterAnIDThatNoHeaderCanHave(t *testing.T) {
+	for _, id := range []string{"\x01", "a\x7f", strings.Repeat("7", 20<<10)} {
+		id := id
+		t.Run("", func(t *testing.T) {
+			t.Parallel()
+			upstream := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+				switch {
+				case n == 0:
+					begin(w, "retry: 1\nid: "+id+"\ndata: 1\n\n")
+				case len(r.Header.Get("Last-Event-ID")) > 8<<10: // net/http allows 1 MiB
+					w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge)
+				default:
+					begin(w, "data: 2\n\n")
+					<-r.Context().Done()
+				}
+			})
+			got, _ := forward(t, upstream)
+			if a, b := receive(t, got), receive(t, got); a != "1" || b != "2" {
+				t.Errorf("got %s and %s", a, b)
+			}
+		})
+	}
+}
+
 func TestForwardOfAFloodHoldsOneEventOnly(t *testing.T) {
 	large := "data: " + strings.Repeat("x", 200<<10) + "\n\n"
 	sent := make(chan bool)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"math/rand"
 	"os"
 	"time"
+	"unicode"
 )
 
 const (
@@ -15,6 +17,7 @@ const (
 	minBackoff   = 500 * time.Millisecond
 	maxBackoff   = 10 * time.Second // of a stream that has to come back, and half as much again
 	maxEvent     = 1 << 20          // bytes; a larger event is dropped and counted
+	maxID        = 1 << 10          // bytes of an id with which a stream with backoff comes back
 	slowBytes    = 4                // a second, of a slow stream
 )
 
@@ -65,7 +68,7 @@ func (s *stream) run(ctx context.Context) {
 // connection opens the stream and reads it to the end, and counts failures in a row: a connection
 // without an event is one.
 func (s *stream) connection(ctx context.Context, fails *int) error {
-	c, err := s.t.open(ctx, s.p.lastID)
+	c, err := s.t.open(ctx, s.id())
 	if err != nil {
 		*fails++
 		if ctx.Err() == nil {
@@ -93,6 +96,16 @@ func (s *stream) connection(ctx context.Context, fails *int) error {
 		s.o.closed(err)
 	}
 	return err
+}
+
+// id gives the id to come back with. A stream that has to come back sends none that servers
+// refuse in a header, since they would do so each time.
+func (s *stream) id() []byte {
+	id := s.p.lastID
+	if s.backoff && (len(id) > maxID || bytes.IndexFunc(id, unicode.IsControl) >= 0) {
+		return nil
+	}
+	return id
 }
 
 func (s *stream) feed(b []byte, at time.Time) {
