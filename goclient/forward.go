@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -44,8 +45,20 @@ type forwarder struct {
 }
 
 func newForwarder(method, url, token string, log *slog.Logger) *forwarder {
-	return &forwarder{method: method, url: url, token: token, log: log,
-		client: http.Client{Timeout: 10 * time.Second}, next: make(chan []byte, 1)}
+	f := &forwarder{method: method, url: url, token: token, log: log, next: make(chan []byte, 1)}
+	f.client = http.Client{
+		Timeout: 10 * time.Second,
+		// A dialer of its own means HTTP/1: a dead HTTP/2 connection would be used again.
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment,
+			DialContext: new(net.Dialer).DialContext},
+		CheckRedirect: func(req *http.Request, via []*http.Request) error {
+			if req.Method != method || len(via) > maxRedirect { // 301 makes GET of PUT
+				return http.ErrUseLastResponse
+			}
+			return nil
+		},
+	}
+	return f
 }
 
 // run sends what comes until ctx ends.
@@ -96,6 +109,9 @@ func (f *forwarder) send(ctx context.Context, data []byte) error {
 	req.Header.Set("Content-Type", "application/json")
 	if f.token != "" {
 		req.Header.Set("Authorization", "Bearer "+f.token)
+	}
+	if f.method == http.MethodPut { // not sent: says that it may be repeated
+		req.Header["Idempotency-Key"] = []string{} // on a new connection, if a kept one just died
 	}
 	return send(&f.client, req)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -237,6 +238,43 @@ func TestForwardSendsNothingAgainThatIsRefused(t *testing.T) {
 	}
 }
 
+// A redirect that makes GET of PUT leads to a page, whose 200 says nothing.
+func TestForwardFollowsARedirectOnlyWithItsData(t *testing.T) {
+	for status, want := range map[int]string{301: "PUT 1", 302: "PUT 1", 303: "PUT 1",
+		307: "PUT 1, PUT 1", 308: "PUT 1, PUT 1"} {
+		var got []string
+		receiver := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			got = append(got, r.Method+" "+string(body))
+			if n == 0 {
+				http.Redirect(w, r, "/elsewhere", status)
+			}
+		})
+		f := newForwarder("PUT", receiver, "", discardSlog)
+		err := f.send(context.Background(), []byte("1"))
+		if s := strings.Join(got, ", "); s != want || (err == nil) != (status > 303) {
+			t.Errorf("%d: the receiver had %s, want %s; %v", status, s, want, err)
+		}
+	}
+}
+
+// Servers close connections that were kept, and may do so just as a request comes.
+func TestForwardIsNotHeldUpByAKeptConnectionThatDied(t *testing.T) {
+	receiver := rawServe(t, func(c *net.TCPConn) { // which has read the first request
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
+		c.Read(make([]byte, 1)) // the second is begun, and not answered
+	})
+	for _, method := range []string{"PUT", "POST"} {
+		f := newForwarder(method, receiver, "", discardSlog)
+		first := f.send(context.Background(), []byte("1"))
+		second := f.send(context.Background(), []byte("1"))
+		if first != nil || (second == nil) != (method == "PUT") {
+			t.Errorf("%s: %v, and then %v", method, first, second)
+		}
+	}
+}
+
 // What could not be sent before the stream ended is old by then.
 func TestForwardOfAClosedStreamGivesUp(t *testing.T) {
 	t.Parallel()
@@ -430,6 +468,8 @@ func TestForwardOfAFloodHoldsOneEventOnly(t *testing.T) {
 		t.Errorf("%d MiB are held", most>>20)
 	}
 }
+
+var discardSlog = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 // A lockedBuffer is a log that is read while it grows.
 type lockedBuffer struct {

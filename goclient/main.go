@@ -138,7 +138,8 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 	f.BoolVar(&c.debug, "debug", false, "print the events and heartbeats of the first stream")
 	f.BoolVar(&c.json, "json", false, "print the summary as JSON")
 	f.StringVar(&c.check, "check", "auto", "`what` to check: none, ids, json, snapshot, auto")
-	f.DurationVar(&c.heartbeat, "heartbeat", 30*time.Second, "heartbeat to expect; 0: none.\n-forward opens a stream anew that was silent for two")
+	f.DurationVar(&c.heartbeat, "heartbeat", 30*time.Second, "heartbeat to expect; 0: none.\n"+
+		"-forward opens a stream anew that was silent for two")
 	f.StringVar(&c.publish, "publish", "", "request this `URL` every -gap and measure deliveries")
 	f.StringVar(&c.method, "method", "", "of -publish (default GET, with -body POST)")
 	f.StringVar(&c.body, "body", "", "`file` to send with -publish")
@@ -204,7 +205,9 @@ func (c *config) prepare() error {
 		err = c.preparePublish(header.Clone())
 	}
 	if c.forward != "" && err == nil {
-		_, err = newTarget(c.forward, nil, false)
+		if _, err = newTarget(c.forward, nil, false); err == nil {
+			_, err = http.NewRequest(c.forwardMethod, c.forward, nil)
+		}
 	}
 	return err
 }
@@ -382,7 +385,8 @@ func runForward(ctx context.Context, c *config, stdout, stderr io.Writer) int {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	f := newForwarder(c.forwardMethod, c.forward, os.Getenv("SSE_FORWARD_TOKEN"), log)
+	token := strings.TrimSpace(os.Getenv("SSE_FORWARD_TOKEN"))
+	f := newForwarder(c.forwardMethod, c.forward, token, log)
 	s := newStream(c.target, f)
 	s.once, s.backoff, s.silence = c.once, true, 2*c.heartbeat
 	done := make(chan struct{})
