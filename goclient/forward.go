@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -26,13 +26,17 @@ type forwarded struct {
 const (
 	minPause = 250 * time.Millisecond
 	maxPause = 2 * time.Second
+
+	quietTime = time.Minute // trouble that comes and goes is logged that often
 )
 
 // A forwarder sends the data of one stream's events on. It is the observer of that stream. It
-// holds one event only, the newest, and tries until it is taken, a newer one takes its place, or the
-// stream has ended; but what is refused (4xx) is not tried again, as it would be refused again. With PUT, which may
-// be repeated, each comment of the stream sends the newest once more: so a receiver that calls
-// old news stale knows that they are still the newest.
+// holds one event only, the newest, and tries until it is taken, a newer one takes its place, or
+// the stream has ended; so data may arrive twice, if the answer was lost. What is refused (4xx, or
+// a redirect that would lose the data) is not tried again, as it would be refused again. With PUT,
+// which may be repeated, each comment of the stream sends the newest once more: so a receiver that
+// calls old news stale knows that they are still the newest. A comment before the first event of a
+// connection does not: it may be that of a full server that turns the client away.
 type forwarder struct {
 	method, url, token string
 	client             http.Client
@@ -40,12 +44,14 @@ type forwarder struct {
 	newest             []byte      // on this connection of the stream; nil: none yet
 	next               chan []byte // room for one: the newest that waits
 	stats              forwarded   // Replaced and Dropped are the stream's, the rest is send's
-	upstream           string      // how the stream is, so that each change is logged once
+	upstream           string      // how the stream is: open, closed or failing
+	sending, streaming teller      // of run, and of the stream
 	isOpen             atomic.Bool // it is; else nobody knows whether the newest still is
 }
 
 func newForwarder(method, url, token string, log *slog.Logger) *forwarder {
-	f := &forwarder{method: method, url: url, token: token, log: log, next: make(chan []byte, 1)}
+	f := &forwarder{method: method, url: url, token: token, log: log, next: make(chan []byte, 1),
+		sending: teller{log: log, quiet: quietTime}, streaming: teller{log: log, quiet: quietTime}}
 	f.client = http.Client{
 		Timeout: 10 * time.Second,
 		// A dialer of its own means HTTP/1: a dead HTTP/2 connection would be used again.
@@ -118,20 +124,14 @@ func (f *forwarder) send(ctx context.Context, data []byte) error {
 
 // note counts, and logs when failing begins or ends.
 func (f *forwarder) note(err error) {
-	s := &f.stats
-	switch {
-	case err != nil:
-		s.Failed++
-		if !s.failing {
-			f.log.Warn("forwarding fails, trying again", "url", f.url, "err", err)
-		}
-	case s.failing:
-		f.log.Info("forwarding works again", "url", f.url, "failed", s.Failed)
+	f.stats.failing = err != nil
+	if err != nil {
+		f.stats.Failed++
+		f.sending.bad("forwarding fails, trying again", err)
+		return
 	}
-	s.failing = err != nil
-	if err == nil {
-		s.Sent++
-	}
+	f.stats.Sent++
+	f.sending.good("forwarding works again")
 }
 
 // event leaves the data for run, in place of what still waits there.
@@ -141,6 +141,7 @@ func (f *forwarder) event(ev *event, _ time.Time) {
 		f.stats.Replaced++
 	default:
 	}
+	f.streaming.good("stream open")
 	f.newest = bytes.Clone(ev.data)
 	f.next <- f.newest
 }
@@ -156,31 +157,29 @@ func (f *forwarder) comment([]byte, time.Time) {
 }
 
 func (f *forwarder) opened(*conn) {
+	if f.upstream == "" { // later only an event shows that all is well
+		f.log.Info("stream open")
+	}
 	f.newest = nil
-	f.become("open", nil)
+	f.become("open")
 }
 
 func (f *forwarder) closed(err error) {
 	if err == io.EOF {
-		err = fmt.Errorf("ended by the server")
+		err = errors.New("ended by the server")
 	}
-	f.become("closed", err)
+	f.become("closed")
+	f.streaming.bad("stream closed, coming back", err)
 }
 
-func (f *forwarder) failed(err error) { f.become("failing", err) }
+func (f *forwarder) failed(err error) {
+	f.become("failing")
+	f.streaming.bad("stream failing, coming back", err)
+}
 
-// become logs a change of the stream, and each only once.
-func (f *forwarder) become(state string, err error) {
-	if state == f.upstream {
-		return
-	}
+func (f *forwarder) become(state string) {
 	f.upstream = state
 	f.isOpen.Store(state == "open")
-	if err != nil {
-		f.log.Warn("stream "+state+", coming back", "err", err)
-		return
-	}
-	f.log.Info("stream " + state)
 }
 
 func (f *forwarder) dropped() {
@@ -191,3 +190,30 @@ func (f *forwarder) dropped() {
 }
 
 func (f *forwarder) received(int) {}
+
+// A teller logs when trouble begins, each form of it once, and when it is over. Trouble that comes
+// and goes all the time is logged once in quiet.
+type teller struct {
+	log   *slog.Logger
+	quiet time.Duration
+	begun time.Time // of the last trouble that was logged
+	told  []string  // its lines; nil: all is well
+}
+
+func (t *teller) bad(text string, err error) {
+	if slices.Contains(t.told, text) || t.told == nil && time.Since(t.begun) < t.quiet {
+		return
+	}
+	if t.told == nil {
+		t.begun = time.Now()
+	}
+	t.told = append(t.told, text)
+	t.log.Warn(text, "err", err)
+}
+
+func (t *teller) good(text string) {
+	if t.told != nil {
+		t.told = nil
+		t.log.Info(text)
+	}
+}

@@ -9,7 +9,9 @@ import (
 	"math/rand"
 	"net"
 	"net/http"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -104,6 +106,7 @@ func TestForwardLogsFailuresOncePerChange(t *testing.T) {
 	})
 	var logged bytes.Buffer
 	f := newForwarder("PUT", receiver, "", slog.New(slog.NewTextHandler(&logged, nil)))
+	f.sending.quiet = 0
 	for range status {
 		f.note(f.send(context.Background(), []byte("{}")))
 	}
@@ -272,6 +275,37 @@ func TestForwardIsNotHeldUpByAKeptConnectionThatDied(t *testing.T) {
 		if first != nil || (second == nil) != (method == "PUT") {
 			t.Errorf("%s: %v, and then %v", method, first, second)
 		}
+	}
+}
+
+func TestForwardLogsTroubleThatComesAndGoesOnceAMinute(t *testing.T) {
+	log := &lockedBuffer{}
+	f := newForwarder("PUT", "", "", slog.New(slog.NewTextHandler(log, nil)))
+	for minute := 0; minute < 2; minute++ {
+		f.sending.begun = f.sending.begun.Add(-quietTime)
+		f.streaming.begun = f.streaming.begun.Add(-quietTime)
+		for i := 0; i < 20; i++ {
+			f.opened(nil)
+			f.event(&event{data: []byte("1")}, time.Time{})
+			f.closed(io.EOF)
+			f.failed(io.EOF)
+			f.opened(nil) // without an event
+			f.closed(io.EOF)
+			f.note(io.EOF)
+			f.note(nil)
+		}
+	}
+	want := []string{"stream open"}
+	for i := 0; i < 2; i++ {
+		want = append(want, "stream closed, coming back", "stream failing, coming back",
+			"forwarding fails, trying again", "forwarding works again", "stream open")
+	}
+	var got []string
+	for _, m := range regexp.MustCompile(`msg="([^"]*)"`).FindAllStringSubmatch(log.String(), -1) {
+		got = append(got, m[1])
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
 	}
 }
 
