@@ -460,11 +460,11 @@ type figures struct {
 type sampler struct {
 	settings
 	log        *slog.Logger
-	proc, sys  string     // roots
-	alarms     [4]alarm   // of cpu, memory, disk and probe
-	cpu        []cpuTimes // of the last minute, oldest first
-	cpuPercent float64    // the last one measured
-	net        map[string]uint64
+	proc, sys  string            // roots
+	alarms     [4]alarm          // of cpu, memory, disk and probe
+	cpu        []cpuTimes        // of the last minute, oldest first
+	cpuPercent float64           // the last one measured
+	net        map[string]uint64 // bytes of each interface that counts
 	netAt      time.Time
 	failing    sync.Map // whether it is, by source
 
@@ -530,24 +530,22 @@ var noLink = regexp.MustCompile("^(lo$|docker|veth|br-|virbr|ifb|tun|tap)")
 // container, which has none, that of its links. NaN if no interface has two readings.
 func (h *sampler) readNetwork(now time.Time) float64 {
 	before, seconds := h.net, now.Sub(h.netAt).Seconds()
-	h.net, h.netAt = readProc(h, "net/dev", parseNetDev), now
-	var links, physical []string
+	all := readProc(h, "net/dev", parseNetDev)
+	h.net, h.netAt = maps.Clone(all), now
 	virtual := h.sys + "/devices/virtual/net/"
 	_, noSys := os.Lstat(virtual)
-	for name := range h.net {
-		if _, err := os.Lstat(virtual + name); err != nil && noSys == nil {
-			physical = append(physical, name)
-		} else if !noLink.MatchString(name) {
-			links = append(links, name)
-		}
-	}
-	if len(physical) == 0 {
-		physical = links
+	maps.DeleteFunc(h.net, func(name string, _ uint64) bool {
+		_, err := os.Lstat(virtual + name)
+		return err == nil || noSys != nil
+	})
+	if len(h.net) == 0 {
+		h.net = all
+		maps.DeleteFunc(h.net, func(name string, _ uint64) bool { return noLink.MatchString(name) })
 	}
 	bytes, measured := uint64(0), false
-	for _, name := range physical {
-		if was, ok := before[name]; ok && h.net[name] >= was {
-			bytes, measured = bytes+h.net[name]-was, true
+	for name, n := range h.net {
+		if was, ok := before[name]; ok && n >= was {
+			bytes, measured = bytes+n-was, true
 		}
 	}
 	if !measured || seconds <= 0 {
