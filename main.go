@@ -1387,10 +1387,9 @@ func (s *SSEServer) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	if s.renew.Reset(givenPatience); s.given == nil {
 		s.renew.Stop()
 	}
-	id := s.lastID
 	s.mu.Unlock()
 	if !isShown { // else it is still fresh
-		s.deliver(id)
+		s.deliver(s.add())
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
