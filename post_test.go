@@ -388,6 +388,7 @@ func FuzzPutSnapshot(f *testing.F) {
 	s := testServer(f)
 	s.broadcast(time.Now())
 	f.Fuzz(func(t *testing.T, body []byte) {
+		s.given = nil // the same again, shown as stale before its time, would not be sent
 		if w := ask(t, s, "PUT", "/dashboard/snapshot", body); w.Code >= 400 {
 			return
 		} else if w.Code != 204 || w.Body.Len() > 0 {
