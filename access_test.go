@@ -229,3 +229,16 @@ func TestPreflightNeedsNoTokenButAnAllowedOrigin(t *testing.T) {
 		t.Errorf("a strange preflight is answered %d", code)
 	}
 }
+
+// By /?stream=/dashboard/trigger-test, with an EventSource.
+func TestLinkToThePageCannotTrigger(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	code, _, body := s.send(t, "GET", "/dashboard/trigger-test", "", "Accept", "text/event-stream", "Sec-Fetch-Site", "same-origin")
+	if code != 406 || !oneSentence.MatchString(body) {
+		t.Errorf("the trigger answers an EventSource %d %q", code, body)
+	}
+	if code, _, body := s.send(t, "GET", "/dashboard/trigger-test", "", "Accept", "*/*"); code != 200 {
+		t.Errorf("the trigger answers the page's button %d %q", code, body)
+	}
+}

@@ -1310,12 +1310,16 @@ func (s *SSEServer) refuse(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.Warn("stream refused", "remote", r.RemoteAddr, "state", state)
 	w.Header().Set("Connection", "close")
-	if strings.Contains(strings.ToLower(r.Header.Get("Accept")), "text/event-stream") {
+	if wantsEvents(r) {
 		fmt.Fprintf(w, "%s: %s\n\n", drawRetry(5, 30), state)
 		return
 	}
 	w.Header().Set("Retry-After", fmt.Sprint(5+rand.Intn(25)))
 	http.Error(w, "The server is "+state+": try again later.", 503)
+}
+
+func wantsEvents(r *http.Request) bool {
+	return strings.Contains(strings.ToLower(r.Header.Get("Accept")), "text/event-stream")
 }
 
 // readBody reads a JSON body of at most limit bytes. Where it is none it answers and gives nil.
@@ -1412,7 +1416,11 @@ func staleSnapshot(data []byte, since time.Time) []byte {
 }
 
 // GET /dashboard/trigger-test
-func (s *SSEServer) serveTrigger(w http.ResponseWriter, _ *http.Request) {
+func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
+	if wantsEvents(r) { // the page, by a link that names this as its stream
+		http.Error(w, "The trigger is no stream.", http.StatusNotAcceptable)
+		return
+	}
 	f := s.deliver(s.add(newActivity(time.Now(), "info", testMessage)))
 	fmt.Fprintf(w, `{"id":%d,"message":"%s sent","streams":%d}`+"\n", f.id, testMessage, f.streams)
 }
