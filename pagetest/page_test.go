@@ -533,6 +533,51 @@ func TestActivityTextStaysText(t *testing.T) {
 	}
 }
 
+// The server repeats what was put into it last, when nothing comes any more.
+func TestStaleStatusIsGreyAndItsClockIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	open(t, f.url+"/").seesStaleStatus(func(data string) { f.send(t, time.Now(), data) })
+}
+
+func (p *tab) seesStaleStatus(send func(data string)) {
+	p.Helper()
+	long := madeUp("45%", activity{"04:05:06", "Deployed v42", "success", "activity-success"})
+	long.Timestamp = time.Now().Add(-7 * time.Hour).Format(time.TimeOnly)
+	long.Status.Status, long.Status.Message, long.Status.LastCheck = "stale", "No snapshot since "+long.Timestamp, long.Timestamp
+	send(long.json())
+	p.waitForState("live")
+	for selector, want := range map[string]string{"#status": "Stale", "#message": long.Status.Message, "#checked": long.Timestamp, "#cpu .value": "45%"} {
+		if got := p.text(selector); got != want {
+			p.Errorf("%s is %q, want %q", selector, got, want)
+		}
+	}
+	if got := eval[string](p, "document.title"); !strings.HasPrefix(got, "Stale · CPU 45%") {
+		p.Errorf("the title is %q", got)
+	}
+	time.Sleep(1100 * time.Millisecond)
+	send(long.json())
+	const grey = `["--line", "--text", "--ok"].every((name) => getComputedStyle(document.querySelector("main")).getPropertyValue(name)
+		=== getComputedStyle(document.body).getPropertyValue("--muted"))`
+	if !eval[bool](p, grey) {
+		p.Error("the old figures are not grey")
+	}
+	if n := len(p.points()); n > 0 {
+		p.Errorf("the old figures are drawn as %d new points", n)
+	}
+	if got, now := eval[string](p, "ownClock(Date.now())"), time.Now(); got < now.Add(-2*time.Second).Format(time.TimeOnly) || got > now.Format(time.TimeOnly) {
+		p.Errorf("it is %s on the page, and %v", got, now)
+	}
+	if got := p.activities(); len(got) != 1 {
+		p.Errorf("the activities are %q", got)
+	}
+	send(madeUp("46%").json())
+	p.waitFor(`document.querySelector("#cpu .value").textContent === "46%"`)
+	if eval[bool](p, grey) || p.text("#status") != "Online" || len(p.points()) != 1 {
+		p.Errorf("fresh figures are grey, %q, or not drawn", p.text("#status"))
+	}
+}
+
 func TestPageWorksBehindAPathPrefix(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms")
