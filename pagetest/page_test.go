@@ -375,11 +375,17 @@ func TestLinesHaveNoGapAfterTheNetworkWasGone(t *testing.T) {
 
 // A tab that hangs while it holds the stream loses it to another, and does no harm when it wakes up.
 func TestHangingHolderIsReplacedAndDoesNoHarmLater(t *testing.T) {
+	for _, address := range []string{"/", "/?stream=/dashboard/stream"} {
+		t.Run(address, func(t *testing.T) { testHangingHolder(t, address) })
+	}
+}
+
+func testHangingHolder(t *testing.T, address string) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms", "-probe", failing(t))
-	first := open(t, s.url+"/")
+	first := open(t, s.url+address)
 	first.waitForState("live")
-	second := first.another(s.url + "/")
+	second := first.another(s.url + address)
 	second.waitForState("live")
 	second.waitFor(`document.querySelectorAll("#activities li").length >= 2 && points.length >= 3`)
 	if !eval[bool](first, "holder") {
