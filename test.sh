@@ -24,7 +24,7 @@ if ! printf 'int main(void){return 0;}' | ${CC:-cc} -x c -o "$tmp/cc" - 2>/dev/n
 	skipped="$skipped; the race detector (no C compiler)"
 fi
 say "go test $race"
-if ! go test -p 1 $race -v -count=1 -timeout 5m ./... >"$tmp/tests" 2>&1; then
+if ! go test -p 1 $race -v -count=1 -timeout 9m ./... >"$tmp/tests" 2>&1; then
 	grep -v -e '^=== ' -e '--- PASS' "$tmp/tests" >&2
 	fail "go test"
 fi
