@@ -262,15 +262,16 @@ type SSEServer struct {
 	started  time.Time
 	newest   atomic.Pointer[frame] // of the last snapshot; nil before the first
 	beats    atomic.Uint64         // heartbeats that have been due
-	trying   atomic.Bool           // a try of the streams that are behind is due
-	swept    atomic.Int64          // when sweep ran, in ns since started
+	behind   chan struct{}         // room for one: some streams are to be tried again
 	stopping atomic.Bool
 	spent    atomic.Int64 // ns in broadcasts
 	zip      compressor
 
-	turn sync.Mutex       // one snapshot at a time; held until the first
-	fan  sync.Mutex       // one fan-out at a time; guards all
-	all  []*SSEConnection // the streams of the fan-out under way
+	turn     sync.Mutex // one snapshot at a time; held until the first
+	sweeping sync.Mutex // one sweep at a time, and its removals; guards swept
+	swept    time.Time
+	fan      sync.Mutex       // one fan-out at a time; guards all
+	all      []*SSEConnection // the streams of the fan-out under way
 
 	mu              sync.Mutex // guards following
 	conns           map[*SSEConnection]struct{}
@@ -297,7 +298,8 @@ func newSSEServer(set settings, l net.Listener, log *slog.Logger) *SSEServer {
 	host := &sampler{settings: set, log: log, proc: "/proc", sys: "/sys", alarms: alarms,
 		cpuPercent: math.NaN(), response: math.NaN()}
 	s := &SSEServer{settings: set, log: log, listener: l, host: host, started: time.Now(),
-		conns: map[*SSEConnection]struct{}{}, closed: map[string]uint64{}}
+		conns: map[*SSEConnection]struct{}{}, closed: map[string]uint64{},
+		behind: make(chan struct{}, 1)}
 	s.renew = time.AfterFunc(time.Hour, func() { s.deliver(s.add()) })
 	s.renew.Stop()
 	return s
@@ -337,7 +339,9 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	loop(ctx, s.heartbeat, s.heartbeat, s.beat)
 	loop(loops, sweepEvery, sweepEvery, s.sweep)
 	loop(loops, firstDelay, between, s.tick) // triggers wait for the first
-	failed := make(chan error)               // read once, at the end
+	wg.Add(1)
+	go func() { defer wg.Done(); s.retry(loops) }()
+	failed := make(chan error) // read once, at the end
 	go func() { err := srv.Serve(s.listener); stop(); failed <- err }()
 
 	<-ctx.Done()
@@ -346,8 +350,8 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	srv.Shutdown(loops) // the loops answer triggers that wait
 	srv.Close()         // what is not done by then
 	stopLoops()
-	s.renew.Stop()
 	s.stopping.Store(true) // none joins any more
+	s.renew.Stop()
 	n := s.fanOut(end, func(c *SSEConnection, _ time.Time) error { s.remove(c, errStopping); return nil })
 	wg.Wait()
 	s.log.Info("stopped", "streams", n, "duration", time.Since(end))
@@ -781,10 +785,12 @@ func acceptsGzip(r *http.Request) bool {
 
 // sweep removes the streams whose client is gone, unless that was done a moment ago.
 func (s *SSEServer) sweep(now time.Time) {
-	last, at := s.swept.Load(), int64(now.Sub(s.started))
-	if at-last < int64(retryEvery) || !s.swept.CompareAndSwap(last, at) {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	if now.Sub(s.swept) < retryEvery {
 		return
 	}
+	s.swept = now
 	s.fanOut(now, func(c *SSEConnection, _ time.Time) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -832,10 +838,24 @@ func (s *SSEServer) offer(c *SSEConnection, now time.Time) error {
 	if c.offer(s.newest.Load(), s.beats.Load(), now, false) == nil {
 		return nil
 	}
-	if s.trying.CompareAndSwap(false, true) {
-		time.AfterFunc(retryEvery, func() { s.trying.Store(false); s.fanOut(time.Now(), s.catchUp) })
+	select {
+	case s.behind <- struct{}{}:
+	default: // it is known that some are
 	}
 	return errBehind
+}
+
+// retry lets streams that are behind catch up, retryEvery after that is known, until ctx ends.
+func (s *SSEServer) retry(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.behind:
+			time.Sleep(retryEvery)
+			s.fanOut(time.Now(), s.catchUp)
+		}
+	}
 }
 
 // catchUp offers c, if it is behind, what is newest by now. Its error says when c is gone.
@@ -926,7 +946,7 @@ func (c *SSEConnection) offer(newest *frame, beats uint64, now time.Time, catchU
 	if c.fd < 0 || c.err != nil {
 		return c.err
 	}
-	isNew := newest != nil && newest.id > c.last
+	isNew := newest != nil && newest.id > c.last && newest.id >= c.owed
 	if isNew {
 		if c.owed != 0 && c.owed != newest.id {
 			c.skipped++
@@ -1388,7 +1408,7 @@ func (s *SSEServer) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	now := time.Now() // locked, or it may have become stale since
 	isShown := bytes.Equal(s.given, line.Bytes()) && now.Sub(s.givenAt) < givenPatience
 	s.given, s.givenAt = line.Bytes(), now
-	if s.renew.Reset(givenPatience); s.given == nil {
+	if s.renew.Reset(givenPatience); s.given == nil || s.stopping.Load() {
 		s.renew.Stop()
 	}
 	s.mu.Unlock()

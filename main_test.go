@@ -347,6 +347,39 @@ func TestFullServerSendsBrowsersAwayAndOthersA503(t *testing.T) {
 	s.stream(t).event(t)
 }
 
+func TestRoomOfStreamsThatAreGoneIsForAllWhoComeAtOnce(t *testing.T) {
+	const most = 2000
+	var l syscall.Rlimit
+	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l)
+	if l.Cur < 3*most {
+		t.Skipf("%d descriptors are too few", l.Cur)
+	}
+	s := startServer(t, "-interval", "1h", "-max-streams", strconv.Itoa(most))
+	s.waitForSnapshot(t)
+	gone := make([]*client, most)
+	for i := range gone {
+		gone[i] = s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	}
+	eventually(t, "the server is full", func() bool { return s.debug(t).Open == most })
+	for _, c := range gone {
+		c.Conn.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+	time.Sleep(2 * retryEvery) // the last look whether a client is gone must not be too fresh
+	var wg sync.WaitGroup
+	for i := 0; i < 300; i++ {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").line(t)
+		}()
+	}
+	wg.Wait()
+	if n := s.debug(t).Refused; n > 0 {
+		t.Errorf("%d were refused", n)
+	}
+}
+
 func TestRefusalWhenNoDescriptorCanBeDuplicated(t *testing.T) {
 	t.Parallel()
 	p := startBinary(t, []string{"TEST_FEW_FILES=40"}, "-max-streams", "40", "-probe", "http://127.0.0.1:1/")

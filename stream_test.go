@@ -258,20 +258,29 @@ func TestBroadcastLeavesTheStreamsThatAreBehindOrGoneForLater(t *testing.T) {
 	})
 	c.close(io.EOF)
 
-	s := startServer(t, "-interval", "0")
-	s.waitForSnapshot(t)
-	gone := s.stream(t)
-	gone.event(t)
-	s.trying.Store(true) // there will be no later
-	gone.Conn.(*net.TCPConn).SetLinger(0)
-	gone.Close()
-	s.trigger(t)
-	if n := s.debug(t).Open; n != 1 {
-		t.Errorf("after a broadcast %d streams are open, want 1", n)
+	s := testServer(t)
+	gone, peer := connectionPair(t)
+	s.conns[gone] = struct{}{}
+	peer.(*net.TCPConn).SetLinger(0)
+	peer.Close()
+	s.newest.Store(&frame{id: 1, bytes: []byte("x")})
+	if n := s.fanOut(now, s.offer); n != 0 || gone.fd < 0 {
+		t.Errorf("a broadcast went to %d streams; the dead one's descriptor is %d", n, gone.fd)
 	}
-	s.fanOut(time.Now(), s.catchUp)
-	if n := s.debug(t).Open; n != 0 {
-		t.Errorf("after that %d streams are open", n)
+	s.fanOut(now, s.catchUp)
+	if gone.fd != isClosed || len(s.conns) > 0 {
+		t.Errorf("after that its descriptor is %d, and %d streams are known", gone.fd, len(s.conns))
+	}
+}
+
+func TestOlderFrameDoesNotTakeThePlaceOfTheOneThatIsOwed(t *testing.T) {
+	c, reader := connectionPair(t)
+	c.blocked, c.owed = time.Now(), 3
+	c.offer(&frame{id: 2, bytes: eventBytes(2, []byte("x"))}, 0, time.Now(), true)
+	c.offer(&frame{id: 3, bytes: eventBytes(3, []byte("y"))}, 0, time.Now(), true)
+	c.close(io.EOF)
+	if got, _ := io.ReadAll(reader); string(got) != "id: 3\ndata: y\n\n" {
+		t.Errorf("the stream got %q", got)
 	}
 }
 
@@ -515,7 +524,7 @@ func TestBroadcastAllocatesNothingPerStream(t *testing.T) {
 			id++
 			s.newest.Store(&frame{id: id, bytes: data})
 			s.fanOut(time.Now(), s.offer)
-			s.swept.Store(-int64(time.Hour))
+			s.swept = time.Time{}
 			s.sweep(time.Now())
 		})
 	}
