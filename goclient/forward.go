@@ -43,6 +43,7 @@ type forwarder struct {
 	log                *slog.Logger
 	newest             []byte      // on this connection of the stream; nil: none yet
 	next               chan []byte // room for one: the newest that waits
+	repeats            bool        // what waits, or waited last, was sent before
 	stats              forwarded   // Replaced and Dropped are the stream's, the rest is send's
 	upstream           string      // how the stream is: open, closed or failing
 	sending, streaming teller      // of run, and of the stream
@@ -127,7 +128,11 @@ func (f *forwarder) note(err error) {
 	f.stats.failing = err != nil
 	if err != nil {
 		f.stats.Failed++
-		f.sending.bad("forwarding fails, trying again", err)
+		text := "forwarding fails, trying again"
+		if errors.As(err, new(refusedError)) {
+			text = "forwarding is refused, waiting for the next event"
+		}
+		f.sending.bad(text, err)
 		return
 	}
 	f.stats.Sent++
@@ -138,9 +143,12 @@ func (f *forwarder) note(err error) {
 func (f *forwarder) event(ev *event, _ time.Time) {
 	select {
 	case <-f.next:
-		f.stats.Replaced++
+		if !f.repeats {
+			f.stats.Replaced++
+		}
 	default:
 	}
+	f.repeats = false
 	f.streaming.good("stream open")
 	f.newest = bytes.Clone(ev.data)
 	f.next <- f.newest
@@ -152,6 +160,7 @@ func (f *forwarder) comment([]byte, time.Time) {
 	}
 	select {
 	case f.next <- f.newest:
+		f.repeats = true
 	default: // it waits there still
 	}
 }
@@ -174,7 +183,11 @@ func (f *forwarder) closed(err error) {
 
 func (f *forwarder) failed(err error) {
 	f.become("failing")
-	f.streaming.bad("stream failing, coming back", err)
+	text := "stream failing, coming back"
+	if errors.As(err, new(answerError)) {
+		text = "stream refused, coming back"
+	}
+	f.streaming.bad(text, err)
 }
 
 func (f *forwarder) become(state string) {
@@ -192,21 +205,22 @@ func (f *forwarder) dropped() {
 func (f *forwarder) received(int) {}
 
 // A teller logs when trouble begins, each form of it once, and when it is over. Trouble that comes
-// and goes all the time is logged once in quiet.
+// and goes all the time is logged once in quiet, each form of it.
 type teller struct {
 	log   *slog.Logger
 	quiet time.Duration
-	begun time.Time // of the last trouble that was logged
-	told  []string  // its lines; nil: all is well
+	told  []string             // of the trouble there is; nil: all is well
+	last  map[string]time.Time // when each form was told
 }
 
 func (t *teller) bad(text string, err error) {
-	if slices.Contains(t.told, text) || t.told == nil && time.Since(t.begun) < t.quiet {
+	if slices.Contains(t.told, text) || time.Since(t.last[text]) < t.quiet {
 		return
 	}
-	if t.told == nil {
-		t.begun = time.Now()
+	if t.last == nil {
+		t.last = map[string]time.Time{}
 	}
+	t.last[text] = time.Now()
 	t.told = append(t.told, text)
 	t.log.Warn(text, "err", err)
 }

@@ -230,7 +230,7 @@ func TestForwardSendsNothingAgainThatIsRefused(t *testing.T) {
 		})
 		f, log := newTestForwarder(t, "PUT", receiver)
 		f.event(&event{data: []byte("1")}, time.Time{})
-		log.wait(t, "forwarding fails")
+		log.wait(t, "forwarding is refused")
 		receive(t, got)
 		time.Sleep(2 * minPause)
 		f.event(&event{data: []byte("2")}, time.Time{})
@@ -282,8 +282,7 @@ func TestForwardLogsTroubleThatComesAndGoesOnceAMinute(t *testing.T) {
 	log := &lockedBuffer{}
 	f := newForwarder("PUT", "", "", slog.New(slog.NewTextHandler(log, nil)))
 	for minute := 0; minute < 2; minute++ {
-		f.sending.begun = f.sending.begun.Add(-quietTime)
-		f.streaming.begun = f.streaming.begun.Add(-quietTime)
+		f.sending.last, f.streaming.last = nil, nil // long ago
 		for i := 0; i < 20; i++ {
 			f.opened(nil)
 			f.event(&event{data: []byte("1")}, time.Time{})
@@ -306,6 +305,38 @@ func TestForwardLogsTroubleThatComesAndGoesOnceAMinute(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
+	}
+}
+
+func TestForwardLogsARefusalThatFollowsAFailure(t *testing.T) {
+	log := &lockedBuffer{}
+	f := newForwarder("PUT", "", "", slog.New(slog.NewTextHandler(log, nil)))
+	f.opened(nil)
+	f.note(io.EOF)
+	f.note(nil)
+	f.note(refusedError{io.EOF})
+	f.failed(io.EOF)
+	f.failed(answerError("answered 401"))
+	for _, want := range []string{"forwarding fails", "forwarding is refused", "stream failing", "stream refused"} {
+		if strings.Count(log.String(), want) != 1 {
+			t.Errorf("%q is not logged once:\n%s", want, log)
+		}
+	}
+}
+
+func TestForwardCountsAsReplacedOnlyWhatWasNeverSent(t *testing.T) {
+	f := newForwarder("PUT", "", "", discardSlog)
+	f.opened(nil)
+	f.event(&event{data: []byte("1")}, time.Time{})
+	<-f.next // it is sent
+	f.comment(nil, time.Time{})
+	f.event(&event{data: []byte("2")}, time.Time{})
+	if f.stats.Replaced != 0 {
+		t.Error("what is sent once more counts as replaced")
+	}
+	f.event(&event{data: []byte("3")}, time.Time{})
+	if f.stats.Replaced != 1 {
+		t.Errorf("%d events were replaced, want 1", f.stats.Replaced)
 	}
 }
 

@@ -74,7 +74,7 @@ type config struct {
 	url, publish, method, body, forward, forwardMethod, direct, check, tokenFile string
 	clients, rate, stalled, slow, rounds, pid                                    int
 	duration, gap, heartbeat                                                     time.Duration
-	once, gzip, debug, json, doctor                                              bool
+	once, gzip, debug, json, doctor, hasURL                                      bool
 	headers                                                                      list
 
 	target, directTarget *target
@@ -168,6 +168,19 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
+	f.Visit(func(set *flag.Flag) {
+		switch {
+		case set.Name == "forward" && c.forward == "":
+			err = errors.New("-forward is empty")
+		case set.Name == "forward-method" && c.forward == "":
+			err = errors.New("-forward-method belongs to -forward")
+		case set.Name == "url":
+			c.hasURL = true
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
 	return c, c.prepare()
 }
 
@@ -235,6 +248,10 @@ func (c *config) refuse() error {
 		return errors.New("-duration, -gap, -heartbeat and -rounds are not negative")
 	case !strings.Contains(" none ids json snapshot auto ", " "+c.check+" "):
 		return fmt.Errorf("-check is none, ids, json, snapshot or auto, not %q", c.check)
+	case c.forward != "" && !c.hasURL:
+		return errors.New("-forward needs -url: whose stream is to be forwarded")
+	case c.forwardMethod != http.MethodPut && c.forwardMethod != http.MethodPost:
+		return fmt.Errorf("-forward-method is PUT or POST, not %q", c.forwardMethod)
 	case modes > 1:
 		return errors.New("-doctor, -forward and -publish exclude each other")
 	case c.clients > 1 && (c.doctor || c.forward != ""):

@@ -36,7 +36,10 @@ func TestExitStatusOfBadUsageIs2WithOneLine(t *testing.T) {
 		{"-header", "nothing"}, {"-header", "A: b\r\nC: d"}, {"-token-file", "/nowhere"},
 		{"-publish", "x"}, {"-rounds", "3"}, {"-publish", "http://localhost/", "-body", "/nowhere"},
 		{"-forward", "x"}, {"-forward", "http://x/", "-doctor"}, {"-direct", "http://x/"},
-		{"-forward", "http://x/", "-forward-method", "P T"},
+		{"-url", "http://y/", "-forward", "http://x/", "-forward-method", "P T"},
+		{"-url", "http://y/", "-forward", "http://x/", "-forward-method", "GET"},
+		{"-url", "http://y/", "-forward", ""}, {"-url", "http://y/", "-forward-method", "POST"},
+		{"-forward", "http://x/"},
 		{"-doctor", "-clients", "2"}, {"-doctor", "-direct", "x"}, {"-pid", "999999999"},
 	} {
 		code, out, errs := client(t, args...)
