@@ -14,32 +14,38 @@ if [ ! -x sse-server ] || [ ! -x goclient/sse-client ]; then ./build.sh >&2; fi
 
 one=${1:-3080} two=$((${1:-3080} + 1)) redis=$((${1:-3080} + 4)) origin=127.0.0.1:$((${1:-3080} + 5))
 for port in "127.0.0.1:$one" "127.0.0.1:$two" "$origin"; do
-	curl -s -o /dev/null "http://$port/" && fail "$port is taken: give another first port"
+	curl -s -m 2 --noproxy '*' -o /dev/null "http://$port/" && fail "$port is taken: give another first port"
 done
 dir=$(mktemp -d)
 chmod 755 "$dir"
 pids=
 end() {
-	trap '' INT TERM
+	trap '' INT TERM HUP
 	for pid in $pids $(cat "$dir/redis.pid" 2>/dev/null); do kill "$pid" 2>/dev/null || true; done
 	wait
 	rm -rf "$dir"
 }
 trap end EXIT
-trap 'exit 0' INT TERM
+trap 'exit 0' INT TERM HUP
 start() { # name, URL of it to wait for or -, command…
 	name=$1 url=$2
 	shift 2
 	"$@" >"$dir/$name.log" 2>&1 &
 	pids="$pids $!"
-	until [ "$url" = - ] || curl -s -o "$dir/answer" "$url"; do
+	until [ "$url" = - ] || curl -s -m 2 --noproxy '*' -o "$dir/answer" "$url"; do
 		kill -0 $! 2>/dev/null || fail "$name does not start: $(tail -n 3 "$dir/$name.log")"
 		sleep 0.1
 	done
 }
 
 sed "s|/var/lib/redis|$dir|; s|^port .*|port $redis|" deploy/nchan/redis.conf >"$dir/redis.conf"
+[ -z "$(redis-cli -p "$redis" ping 2>/dev/null)" ] || fail "$redis is taken: give another first port"
 start redis - redis-server "$dir/redis.conf"
+for try in 1 2 3 4 5 6 7 8 9 10; do
+	[ "$(redis-cli -p "$redis" ping 2>/dev/null)" != PONG ] || break
+	[ "$try" != 10 ] || fail "redis does not start: $(tail -n 1 "$dir/redis.log")"
+	sleep 0.2
+done
 start sse-server "http://$origin/health" \
 	./sse-server -addr "$origin" -origins "http://localhost:$one,http://localhost:$two"
 for port in $one $two; do
