@@ -67,7 +67,7 @@ func TestBrowsersAndNodeReadTheCompressedStream(t *testing.T) {
 			}
 			told := make(chan *http.Request, 1000)
 			var page []byte
-			test := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			test := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Method == "POST" {
 					told <- r
 					return
@@ -76,10 +76,12 @@ func TestBrowsersAndNodeReadTheCompressedStream(t *testing.T) {
 				w.Write(page)
 			}))
 			defer test.Close()
-			s := startServer(t, "-interval", "200ms", "-heartbeat", "700ms", "-origins", test.URL)
+			origin := "http://" + test.Listener.Addr().String()
+			s := startServer(t, "-interval", "200ms", "-heartbeat", "700ms", "-origins", origin)
 			dir := t.TempDir()
-			fill := strings.NewReplacer("TEST", test.URL, "SERVER", "http://"+s.addr, "DIR", dir, "URL", test.URL+"/")
+			fill := strings.NewReplacer("TEST", origin, "SERVER", "http://"+s.addr, "DIR", dir, "URL", origin+"/")
 			page = []byte("<!doctype html><title>x</title><script>" + fill.Replace(watching) + "</script>")
+			test.Start()
 			args := strings.Split(fill.Replace(strings.Join(c.args, "\n")), "\n")
 			if c.script != "" {
 				write(t, dir+"/client.mjs", fill.Replace(c.script))
