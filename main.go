@@ -352,7 +352,10 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	stopLoops()
 	s.stopping.Store(true) // none joins any more
 	s.renew.Stop()
-	n := s.fanOut(end, func(c *SSEConnection, _ time.Time) error { s.remove(c, errStopping); return nil })
+	n := s.fanOut(end, func(c *SSEConnection, _ time.Time) error {
+		s.remove(c, errStopping)
+		return nil
+	})
 	wg.Wait()
 	s.log.Info("stopped", "streams", n, "duration", time.Since(end))
 	if err := <-failed; err != http.ErrServerClosed {
@@ -838,11 +841,16 @@ func (s *SSEServer) offer(c *SSEConnection, now time.Time) error {
 	if c.offer(s.newest.Load(), s.beats.Load(), now, false) == nil {
 		return nil
 	}
+	s.tryAgain()
+	return errBehind
+}
+
+// tryAgain lets retry know that some streams are behind.
+func (s *SSEServer) tryAgain() {
 	select {
 	case s.behind <- struct{}{}:
-	default: // it is known that some are
+	default: // it knows
 	}
-	return errBehind
 }
 
 // retry lets streams that are behind catch up, retryEvery after that is known, until ctx ends.
@@ -862,7 +870,7 @@ func (s *SSEServer) retry(ctx context.Context) {
 func (s *SSEServer) catchUp(c *SSEConnection, now time.Time) error {
 	err := c.offer(s.newest.Load(), s.beats.Load(), now, true)
 	if err == errBehind {
-		return s.offer(c, now) // to be tried once more
+		s.tryAgain()
 	}
 	return err
 }
@@ -1385,7 +1393,8 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 	case !slices.Contains([]string{"info", "success", "warning", "error"}, level):
 		http.Error(w, "The level must be info, success, warning or error.", 400)
 	case given:
-		http.Error(w, "A snapshot from elsewhere is on show: DELETE it, or put the activity there.", 409)
+		http.Error(w,
+			"A snapshot from elsewhere is on show: DELETE it, or put the activity there.", 409)
 	default:
 		a := newActivity(now, level, message)
 		f := s.deliver(s.add(a))
@@ -1427,8 +1436,7 @@ func staleSnapshot(data []byte, since time.Time) []byte {
 	}
 	status["status"] = json.RawMessage(`"stale"`)
 	if status["message"] != nil {
-		text := "No snapshot since " + since.Format(time.TimeOnly)
-		status["message"], _ = json.Marshal(text)
+		status["message"], _ = json.Marshal("No snapshot since " + since.Format(time.TimeOnly))
 	}
 	top["system_status"], _ = json.Marshal(status)
 	data, _ = json.Marshal(top)
@@ -1438,7 +1446,7 @@ func staleSnapshot(data []byte, since time.Time) []byte {
 // GET /dashboard/trigger-test
 func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
 	if wantsEvents(r) { // the page, by a link that names this as its stream
-		http.Error(w, "The trigger is no stream.", http.StatusNotAcceptable)
+		http.Error(w, "The trigger is no stream.", 406)
 		return
 	}
 	f := s.deliver(s.add(newActivity(time.Now(), "info", testMessage)))
