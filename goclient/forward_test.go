@@ -20,7 +20,7 @@ import (
 )
 
 func TestForwardSendsEachEventOn(t *testing.T) {
-	t.Setenv("SSE_FORWARD_TOKEN", "s3cret")
+	t.Setenv("SSE_FORWARD_TOKEN", " s3cret\n")
 	got := make(chan string, 10)
 	receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)

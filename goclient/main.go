@@ -218,9 +218,7 @@ func (c *config) prepare() error {
 		err = c.preparePublish(header.Clone())
 	}
 	if c.forward != "" && err == nil {
-		if _, err = newTarget(c.forward, nil, false); err == nil {
-			_, err = http.NewRequest(c.forwardMethod, c.forward, nil)
-		}
+		_, err = newTarget(c.forward, nil, false)
 	}
 	return err
 }
