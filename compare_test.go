@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -55,27 +54,9 @@ func startRails(t *testing.T, addr string) (kill func()) {
 		t.Skipf("Rails or Puma is not installed: %v %s", err, reason)
 	}
 	_, port, _ := net.SplitHostPort(addr)
-	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	cmd := exec.Command("bench/rails/run.sh")
 	cmd.Env = append(os.Environ(), "PORT="+port, "SSE_INTERVAL=1")
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	kill = func() { // a stream never ends by itself
-		cmd.Process.Kill()
-		cmd.Wait()
-	}
-	t.Cleanup(func() {
-		kill()
-		log.Close()
-		if text, _ := os.ReadFile(log.Name()); t.Failed() {
-			t.Logf("Rails says:\n%s", text)
-		}
-	})
+	startLogged(t, cmd, "Rails")
 	eventually(t, "Rails answers", func() bool {
 		resp, err := http.Get("http://" + addr + "/health")
 		if err == nil {
@@ -83,7 +64,10 @@ func startRails(t *testing.T, addr string) (kill func()) {
 		}
 		return err == nil && resp.StatusCode == http.StatusOK
 	})
-	return kill
+	return func() { // a stream never ends by itself
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
 }
 
 // readSnapshots gives the data of the first n events of a stream.

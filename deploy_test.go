@@ -215,12 +215,20 @@ func proxyDir(t *testing.T) string {
 func startProxy(t *testing.T, program, addr, dir, conf string, args []string) *exec.Cmd {
 	t.Helper()
 	write(t, dir+"/conf", conf)
-	log, err := os.Create(dir + "/log")
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
+	startLogged(t, cmd, program)
+	eventually(t, program+" listens", func() bool { return listens(addr) })
+	return cmd
+}
+
+// startLogged runs a program until the test ends. What it says is shown if the test fails.
+func startLogged(t *testing.T, cmd *exec.Cmd, name string) {
+	t.Helper()
+	log, err := os.Create(t.TempDir() + "/log")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -229,12 +237,10 @@ func startProxy(t *testing.T, program, addr, dir, conf string, args []string) *e
 		cmd.Process.Kill()
 		cmd.Wait()
 		log.Close()
-		if b, _ := os.ReadFile(dir + "/log"); t.Failed() {
-			t.Logf("%s says\n%s", program, b)
+		if b, _ := os.ReadFile(log.Name()); t.Failed() {
+			t.Logf("%s says\n%s", name, b)
 		}
 	})
-	eventually(t, program+" listens", func() bool { return listens(addr) })
-	return cmd
 }
 
 func listens(addr string) bool {

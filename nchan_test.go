@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -429,15 +428,15 @@ func (c *nchan) eventually(t *testing.T, what string, ok func() bool) {
 	})
 }
 
-// usage is the CPU time of both nginx and of Redis.
-func (c *nchan) usage() (cpu [3]time.Duration) {
+// usage is that of both nginx and of Redis.
+func (c *nchan) usage() (all [3]use) {
 	for i, d := range []*daemon{c.nginx[0], c.nginx[1], c.redis} {
-		cpu[i], _, _ = groupUsage(d.cmd.Process.Pid)
+		all[i], _ = groupUsage(d.cmd.Process.Pid)
 	}
-	return cpu
+	return all
 }
 
-func (c *nchan) report(t *testing.T, before [3]time.Duration, took time.Duration, snapshots int) {
+func (c *nchan) report(t *testing.T, before [3]use, took time.Duration, snapshots int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, name := range []string{"the origin's own stream", "the first nginx", "the second nginx"} {
@@ -449,30 +448,22 @@ func (c *nchan) report(t *testing.T, before [3]time.Duration, took time.Duration
 		}
 	}
 	for i, d := range []*daemon{c.nginx[0], c.nginx[1], c.redis} {
-		cpu, rss, n := groupUsage(d.cmd.Process.Pid)
-		t.Logf("%s: %d processes, %.1f MiB, %.1f %% of a core with %d streams in all and %.1f snapshots a second", d.args[0], n,
-			float64(rss)/(1<<20), 100*(cpu-before[i]).Seconds()/took.Seconds(), len(c.streams), float64(snapshots)/took.Seconds())
+		after, n := groupUsage(d.cmd.Process.Pid)
+		t.Logf("%s: %d processes, %s with %d streams in all and %.1f snapshots a second", d.args[0], n,
+			after.since(before[i]), len(c.streams), float64(snapshots)/took.Seconds())
 	}
 }
 
-// groupUsage sums the processes of a group; Linux counts CPU time in hundredths of a second.
-func groupUsage(group int) (cpu time.Duration, rss int64, processes int) {
+// groupUsage sums the processes of a group.
+func groupUsage(group int) (sum use, processes int) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, name := range stats {
-		b, _ := os.ReadFile(name)
-		_, rest, _ := strings.Cut(string(b), ") ")
-		f := strings.Fields(rest)
-		if len(f) < 22 || f[2] != strconv.Itoa(group) || f[0] == "Z" {
-			continue
+		if u, state, its, err := readStat(name); err == nil && its == group && state != "Z" {
+			sum = use{sum.cpu + u.cpu, sum.resident + u.resident, u.at}
+			processes++
 		}
-		user, _ := strconv.Atoi(f[11])
-		system, _ := strconv.Atoi(f[12])
-		pages, _ := strconv.ParseInt(f[21], 10, 64)
-		cpu += time.Duration(user+system) * 10 * time.Millisecond
-		rss += pages * int64(os.Getpagesize())
-		processes++
 	}
-	return cpu, rss, processes
+	return sum, processes
 }
 
 // A daemon is a program with its children, in a process group of its own.

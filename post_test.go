@@ -120,6 +120,14 @@ func TestFloodOfActivitiesIsAtMostTwentyFramesASecondAndLosesNothingOfTheLastTen
 	}
 }
 
+// put puts a snapshot in the place of the host's own.
+func (s *server) put(t testing.TB, snapshot string) {
+	t.Helper()
+	if code, _, body := s.send(t, "PUT", "/dashboard/snapshot", snapshot, "Content-Type", jsonType); code != 204 || body != "" {
+		t.Errorf("putting answers %d %q", code, body)
+	}
+}
+
 func TestPutSnapshotIsSentToEachStreamAsItIs(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "100ms")
@@ -127,9 +135,7 @@ func TestPutSnapshotIsSentToEachStreamAsItIs(t *testing.T) {
 	before := c.event(t)
 	const sent = "{\n  \"b\": 1.50,\r\n\t\"a\": {\"text\": \"<é> \\u2028\"}\n}"
 	const want = `{"b":1.50,"a":{"text":"<é> \u2028"}}`
-	if code, _, body := s.send(t, "PUT", "/dashboard/snapshot", sent, "Content-Type", jsonType); code != 204 || body != "" {
-		t.Fatalf("putting answers %d %q", code, body)
-	}
+	s.put(t, sent)
 	var e event
 	for e = c.event(t); strings.Contains(string(e.data), "system_status"); e = c.event(t) {
 	}
@@ -137,7 +143,7 @@ func TestPutSnapshotIsSentToEachStreamAsItIs(t *testing.T) {
 		t.Errorf("the stream has %d %s", e.id, e.data)
 	}
 	time.Sleep(500 * time.Millisecond) // the host's own are not sent meanwhile
-	s.send(t, "PUT", "/dashboard/snapshot", `{"c":2}`, "Content-Type", jsonType)
+	s.put(t, `{"c":2}`)
 	if e = c.event(t); string(e.data) != `{"c":2}` {
 		t.Errorf("the next is %s", e.data)
 	}
@@ -198,7 +204,7 @@ func TestStaleSnapshotIsToldEvenWithoutAnInterval(t *testing.T) {
 	s := startServer(t, "-interval", "0")
 	c := s.stream(t)
 	c.event(t)
-	s.send(t, "PUT", "/dashboard/snapshot", `{"system_status":{"status":"online"}}`, "Content-Type", jsonType)
+	s.put(t, `{"system_status":{"status":"online"}}`)
 	if e := c.event(t); string(e.data) != `{"system_status":{"status":"online"}}` {
 		t.Errorf("the stream has %s", e.data)
 	}
@@ -206,7 +212,7 @@ func TestStaleSnapshotIsToldEvenWithoutAnInterval(t *testing.T) {
 	if e := c.event(t); string(e.data) != `{"system_status":{"status":"stale"}}` {
 		t.Errorf("then it has %s", e.data)
 	}
-	s.send(t, "PUT", "/dashboard/snapshot", `{"system_status":{"status":"fine"}}`, "Content-Type", jsonType)
+	s.put(t, `{"system_status":{"status":"fine"}}`)
 	if e := c.event(t); string(e.data) != `{"system_status":{"status":"fine"}}` {
 		t.Errorf("renewed, it has %s", e.data)
 	}
@@ -218,11 +224,7 @@ func TestSnapshotThatIsPutAgainIsFreshAndNotSentAgain(t *testing.T) {
 	s := startServer(t, "-interval", "0")
 	c := s.stream(t)
 	c.event(t)
-	put := func(n string) {
-		if code, _, body := s.send(t, "PUT", "/dashboard/snapshot", `{"system_status":{"status":"`+n+`"}}`, "Content-Type", jsonType); code != 204 {
-			t.Errorf("putting answers %d %q", code, body)
-		}
-	}
+	put := func(n string) { s.put(t, `{"system_status":{"status":"`+n+`"}}`) }
 	age := func(d time.Duration) {
 		s.mu.Lock()
 		s.givenAt = s.givenAt.Add(-d)
@@ -261,7 +263,7 @@ func TestSnapshotThatBecomesStaleWhileItIsPutAgainIsSentAgain(t *testing.T) {
 	s := startServer(t, "-interval", "0")
 	c := s.stream(t)
 	c.event(t)
-	put := func() { s.send(t, "PUT", "/dashboard/snapshot", `{"n":1}`, "Content-Type", jsonType) }
+	put := func() { s.put(t, `{"n":1}`) }
 	put()
 	c.event(t)
 	s.mu.Lock()
@@ -306,11 +308,7 @@ func TestFloodOfSnapshotsIsCoalescedToTheNewest(t *testing.T) {
 	s := startServer(t, "-interval", "1h")
 	c := s.stream(t)
 	c.event(t)
-	put := func(n string) {
-		if code, _, body := s.send(t, "PUT", "/dashboard/snapshot", `{"n":`+n+`}`, "Content-Type", jsonType); code != 204 {
-			t.Errorf("putting answers %d %q", code, body)
-		}
-	}
+	put := func(n string) { s.put(t, `{"n":`+n+`}`) }
 	s.flood(t, 200, func(i int) { put(strconv.Itoa(i)) }, func() { put(`"last"`) })
 	for string(c.event(t).data) != `{"n":"last"}` {
 	}

@@ -262,7 +262,7 @@ func checkScript(t *testing.T, script string) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("it ended with %v: %s", err, said())
 	}
-	if _, _, n := groupUsage(cmd.Process.Pid); n > 0 {
+	if _, n := groupUsage(cmd.Process.Pid); n > 0 {
 		t.Errorf("%d processes are left", n)
 	}
 }
@@ -279,22 +279,7 @@ func startEdge(t *testing.T, upstream string) *process {
 func startForwarder(t *testing.T, from, to string, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(clientProgram(t), append([]string{"-url", from, "-forward", to}, args...)...)
-	log, err := os.Create(t.TempDir() + "/log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stderr = log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		log.Close()
-		if b, _ := os.ReadFile(log.Name()); t.Failed() {
-			t.Logf("the forwarder to %s says\n%s", to, b)
-		}
-	})
+	startLogged(t, cmd, "the forwarder to "+to)
 	return cmd
 }
 
@@ -470,16 +455,25 @@ type use struct {
 	at       time.Time
 }
 
-func usage(t testing.TB, pid int) (u use) {
+func usage(t testing.TB, pid int) use {
 	t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	u, _, _, err := readStat(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		t.Skip("there is no /proc: ", err)
 	}
-	f := strings.Fields(string(stat[strings.LastIndex(string(stat), ")")+1:])) // from field 3 on, see proc(5)
-	ticks := func(i int) int { n, _ := strconv.Atoi(f[i-3]); return n }
-	return use{time.Duration(ticks(14)+ticks(15)) * 10 * time.Millisecond,
-		float64(ticks(24)*os.Getpagesize()) / 1e6, time.Now()}
+	return u
+}
+
+// readStat reads a process's file of proc(5); Linux counts CPU time in hundredths of a second.
+func readStat(name string) (u use, state string, group int, err error) {
+	text, err := os.ReadFile(name)
+	f := strings.Fields(string(text[strings.LastIndex(string(text), ")")+1:])) // from field 3 on
+	if err != nil || len(f) < 22 {
+		return u, "", 0, fmt.Errorf("reading %s: %q, %w", name, text, err)
+	}
+	number := func(i int) int { n, _ := strconv.Atoi(f[i-3]); return n }
+	return use{time.Duration(number(14)+number(15)) * 10 * time.Millisecond,
+		float64(number(24)*os.Getpagesize()) / 1e6, time.Now()}, f[0], number(5), nil
 }
 
 // since says what was used from then on.

@@ -1,0 +1,50 @@
+# What the scripts that start everything on one machine share; they source this from the project's
+# folder, with name set to their own.
+PATH=$PATH:/usr/sbin
+fail() { echo "$name: $*" >&2; exit 1; }
+ask() { curl -s -m 2 --noproxy '*' -o /dev/null "$1"; } # URL
+must_be_free() { # PORT...
+	for port in "$@"; do
+		! ask "http://127.0.0.1:$port/" || fail "$port is taken: give another first port"
+	done
+}
+must_have() { # PACKAGES, PROGRAM or file...; and what this project builds
+	packages=$1
+	shift
+	for need in "$@"; do
+		command -v "$need" >/dev/null || [ -e "$need" ] ||
+			fail "$need is not there: apt-get install $packages"
+	done
+	if [ ! -x sse-server ] || [ ! -x goclient/sse-client ]; then ./build.sh >&2; fi
+}
+
+dir=$(mktemp -d)
+chmod 755 "$dir"
+pids=
+end() {
+	trap '' INT TERM HUP
+	for pid in $pids $(cat "$dir"/*.pid 2>/dev/null); do kill "$pid" 2>/dev/null || true; done
+	wait
+	rm -rf "$dir"
+}
+trap end EXIT
+trap 'exit 0' INT TERM HUP
+start() { # NAME, URL to wait for or -, COMMAND...
+	program=$1 url=$2
+	shift 2
+	"$@" >"$dir/$program.log" 2>&1 &
+	pids="$pids $!"
+	until [ "$url" = - ] || ask "$url"; do
+		kill -0 $! 2>/dev/null || fail "$program does not start: $(tail -n 3 "$dir/$program.log")"
+		sleep 0.1
+	done
+}
+until_true() { # NAME, COMMAND...: waits three seconds at most for what NAME is to come to
+	program=$1
+	shift
+	for try in 1 2 3 4 5 6 7 8 9 10; do
+		! "$@" || return 0
+		sleep 0.3
+	done
+	fail "$program does not start: $(tail -n 1 "$dir/$program.log")"
+}
