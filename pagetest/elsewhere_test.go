@@ -330,6 +330,10 @@ func TestStreamFromElsewhereIsStaleDisconnectedAndBack(t *testing.T) {
 	if stale+reopened > 12*time.Second {
 		t.Errorf("the interval was 500 ms, and it took %v to be stale and %v more to open another stream", stale, reopened)
 	}
+	time.Sleep(6500 * time.Millisecond) // eight intervals of half a second, and another two and a half
+	if n := eval[int](p, "watched.streams"); n > 2 {
+		t.Errorf("a silent stream was opened %d times more without a longer pause", n-2)
+	}
 	s.keepSending(t, "/sub/dashboard", 500*time.Millisecond)
 	p.waitForState("live")
 
