@@ -193,6 +193,7 @@ func TestScaleEdgeThatIsRestartedHasTheNewestAtOnce(t *testing.T) {
 	(&server{addr: origin.addr}).trigger(t) // before the edge is there
 	edge := startEdge(t, origin.addr)
 	follow(t, edge.addr).await(t, testMessage)
+	time.Sleep(500 * time.Millisecond) // the forwarder has its answer, and nothing to try again
 	edge.cmd.Process.Kill()
 	edge.cmd.Wait()
 	startBinary(t, nil, "-addr", edge.addr)
