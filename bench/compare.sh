@@ -108,7 +108,7 @@ if have "${CC:-cc}" limit; then
 	servers="$servers limit"
 fi
 if [ -n "$quick" ]; then
-	level 100 1 -rate 1000 -rounds 10 -gap 100ms
+	level 100 1 -rate 1000 -rounds 30 -gap 100ms
 	level 300 1 -rate 1000 -rounds 10 -gap 100ms
 else
 	for turn in 1 2 3; do
