@@ -553,7 +553,7 @@ func (p *tab) seesStaleStatus(send func(data string)) {
 	long.Status.Status, long.Status.Message, long.Status.LastCheck = "stale", "No snapshot since "+long.Timestamp, long.Timestamp
 	send(long.json())
 	p.waitForState("live")
-	for selector, want := range map[string]string{"#status": "Stale", "#message": long.Status.Message, "#checked": long.Timestamp, "#cpu .value": "45%"} {
+	for selector, want := range map[string]string{"#status": "Stale", "#live": "connected", "#message": long.Status.Message, "#checked": long.Timestamp, "#cpu .value": "45%"} {
 		if got := p.text(selector); got != want {
 			p.Errorf("%s is %q, want %q", selector, got, want)
 		}
@@ -579,7 +579,7 @@ func (p *tab) seesStaleStatus(send func(data string)) {
 	}
 	send(madeUp("46%").json())
 	p.waitFor(`document.querySelector("#cpu .value").textContent === "46%"`)
-	if eval[bool](p, grey) || p.text("#status") != "Online" || len(p.points()) != 1 {
+	if eval[bool](p, grey) || p.text("#status")+p.text("#live") != "Onlinelive" || len(p.points()) != 1 {
 		p.Errorf("fresh figures are grey, %q, or not drawn", p.text("#status"))
 	}
 }
