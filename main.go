@@ -108,6 +108,7 @@ type settings struct {
 	interval, heartbeat          time.Duration
 	origins                      []string
 	maxStreams                   int
+	edge                         bool // shows snapshots from elsewhere only
 	logLevel                     slog.Level
 	inForce                      map[string]string // by flag name
 }
@@ -133,6 +134,7 @@ func parseSettings(args []string, getenv func(string) string) (s settings, err e
 	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &descriptors)
 	limit := int(min(uint64(descriptors.Cur), 1<<20))
 	fs.IntVar(&s.maxStreams, "max-streams", limit-max(limit/20, 64), "most streams open")
+	fs.BoolVar(&s.edge, "edge", false, "show snapshots from elsewhere only, never this host's own")
 	tokenFile := fs.String("token-file", "", "`path` of a file with the token that requests need")
 	fs.StringVar(&s.logFormat, "log-format", "text", "text or json")
 	fs.TextVar(&s.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
@@ -404,11 +406,11 @@ func (s *SSEServer) add(list ...activity) int64 {
 	return s.lastID
 }
 
-// hasGiven tells whether a snapshot from elsewhere is on show, and whether it is fresh.
+// hasGiven tells whether a snapshot from elsewhere is or should be on show, and is fresh.
 func (s *SSEServer) hasGiven(now time.Time) (given, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.given != nil, s.given != nil && now.Sub(s.givenAt) < givenPatience
+	return s.given != nil || s.edge, s.given != nil && now.Sub(s.givenAt) < givenPatience
 }
 
 // deliver gives a snapshot after that id, once every stream was offered it. Who asks while one
@@ -433,6 +435,9 @@ func (s *SSEServer) broadcast(now time.Time) *frame {
 	figures, feed, data, since := s.figures, slices.Clone(s.feed), s.given, s.givenAt
 	s.mu.Unlock()
 	if data == nil {
+		if s.edge {
+			figures, feed = unfed(now), nil
+		}
 		data = []byte(formatSnapshot(figures, feed, now))
 	} else if now.Sub(since) >= givenPatience {
 		data = staleSnapshot(data, since)
@@ -461,6 +466,12 @@ type figures struct {
 	response          float64 // ms
 	uptime            time.Duration
 	status, message   string
+}
+
+// unfed is what an edge shows before it has a snapshot.
+func unfed(now time.Time) figures {
+	n := math.NaN()
+	return figures{now, n, n, n, n, n, -1, "stale", "No snapshot from elsewhere yet"}
 }
 
 // A sampler reads the host for all viewers, each reading against the one before.
@@ -1295,7 +1306,7 @@ func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	history, streams := slices.Clone(s.history), len(s.conns)
 	interval := s.interval
-	if s.given != nil { // the figures on show are not this host's, and come when they come
+	if s.given != nil || s.edge { // the figures on show are not this host's, and come at any time
 		history, interval = nil, max(interval, givenPatience/3)
 	}
 	s.mu.Unlock()
@@ -1393,8 +1404,7 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 	case !slices.Contains([]string{"info", "success", "warning", "error"}, level):
 		http.Error(w, "The level must be info, success, warning or error.", 400)
 	case given:
-		http.Error(w,
-			"A snapshot from elsewhere is on show: DELETE it, or put the activity there.", 409)
+		http.Error(w, "Snapshots from elsewhere are on show: put the activity there.", 409)
 	default:
 		a := newActivity(now, level, message)
 		f := s.deliver(s.add(a))
@@ -1492,6 +1502,7 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	}
 	conns, total := s.sent()
 	cpu, resident, files := processUse()
+	given, fresh := s.hasGiven(time.Now())
 	s.mu.Lock()
 	opened, refused, count := s.opened, s.refused, s.broadcasts
 	f, closed := s.figures, maps.Clone(s.closed)
@@ -1511,6 +1522,8 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	metric("sse_bytes_sent_total", "", "counter", "Bytes sent on streams.", total.bytes)
 	metric(took, "_sum", "summary", "Time spent in broadcasts.", float64(s.spent.Load())/1e9)
 	metric(took, "_count", "summary", "", count)
+	metric("sse_snapshot_stale", "", "gauge", "1: a snapshot from elsewhere is overdue.",
+		map[bool]int{true: 1}[given && !fresh])
 	metric("sse_host_cpu_ratio", "", "gauge", "Busy part of the CPUs.", f.cpu/100)
 	metric("sse_host_memory_ratio", "", "gauge", "Memory in use.", f.memory/100)
 	metric("sse_host_disk_ratio", "", "gauge", "Disk in use.", f.disk/100)

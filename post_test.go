@@ -279,6 +279,43 @@ func TestSnapshotThatBecomesStaleWhileItIsPutAgainIsSentAgain(t *testing.T) {
 	}
 }
 
+// Viewers of another host's figures never take this host's for them.
+func TestEdgeShowsSnapshotsFromElsewhereOnly(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-edge", "-interval", "100ms")
+	c := s.stream(t)
+	mustBeUnfed := func() {
+		t.Helper()
+		got := c.event(t).snapshot(t)
+		status, m := got.SystemStatus, got.Metrics
+		if status.Status != "stale" || status.Uptime != "N/A" || len(got.Activities) != 1 || m.CPU+m.Memory+m.Disk+m.Network+m.ResponseTime != "N/AN/AN/AN/AN/A" {
+			t.Errorf("it shows %+v", got)
+		}
+		if m, _ := s.metrics(t); m["sse_snapshot_stale"] != 1 || m["sse_host_memory_ratio"] <= 0 {
+			t.Errorf("the metrics are %v", m)
+		}
+	}
+	for range [5]int{} { // the host has rates by then
+		mustBeUnfed()
+	}
+	if code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, "Content-Type", jsonType); code != 409 || !oneSentence.MatchString(body) {
+		t.Errorf("a posted activity is answered %d %q", code, body)
+	}
+	if _, _, body := s.request(t, "GET", "/dashboard/history"); !strings.Contains(body, `"samples":[]`) {
+		t.Errorf("its history is %s", body)
+	}
+	s.put(t, `{"n":1}`)
+	for string(c.event(t).data) != `{"n":1}` {
+	}
+	if m, _ := s.metrics(t); m["sse_snapshot_stale"] != 0 {
+		t.Error("with a fresh snapshot its metrics say that it is stale")
+	}
+	if code, _, body := s.request(t, "DELETE", "/dashboard/snapshot"); code != 204 {
+		t.Errorf("DELETE answers %d %q", code, body)
+	}
+	mustBeUnfed()
+}
+
 func TestBadSnapshotIsRefusedInOneSentenceAndChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "1h")

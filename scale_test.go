@@ -186,6 +186,23 @@ func TestScaleEdgeIsStaleWhileItsOriginIsStopped(t *testing.T) {
 	v.await(t, `"status":"online"`)
 }
 
+func TestScaleEdgeWaitsForAnOriginThatIsAway(t *testing.T) {
+	t.Parallel()
+	scale(t, 1)
+	addr := freeAddr(t)
+	v := follow(t, startEdge(t, addr).addr)
+	v.await(t, `"status":"stale"`)
+	time.Sleep(time.Second) // the forwarder tries
+	startBinary(t, nil, "-addr", addr, "-interval", "1s")
+	v.await(t, `"status":"online"`)
+	seen := v.stop()
+	for _, a := range seen[:len(seen)-1] {
+		if !strings.Contains(a.data, `"cpu":"N/A","memory":"N/A"`) {
+			t.Errorf("meanwhile it shows %s", a.data)
+		}
+	}
+}
+
 func TestScaleEdgeThatIsRestartedHasTheNewestAtOnce(t *testing.T) {
 	t.Parallel()
 	scale(t, 1)
@@ -196,7 +213,7 @@ func TestScaleEdgeThatIsRestartedHasTheNewestAtOnce(t *testing.T) {
 	time.Sleep(500 * time.Millisecond) // the forwarder has its answer, and nothing to try again
 	edge.cmd.Process.Kill()
 	edge.cmd.Wait()
-	startBinary(t, nil, "-addr", edge.addr)
+	startBinary(t, nil, "-edge", "-addr", edge.addr)
 	start := time.Now()
 	follow(t, edge.addr).await(t, testMessage)
 	t.Logf("it has the origin's newest %.1f s after its start", time.Since(start).Seconds())
@@ -271,7 +288,7 @@ func checkScript(t *testing.T, script string) {
 // startEdge starts a server and the forwarder that feeds it from another's stream.
 func startEdge(t *testing.T, upstream string) *process {
 	t.Helper()
-	edge := startBinary(t, nil, "-origins", "https://dashboard.example.com")
+	edge := startBinary(t, nil, "-edge", "-origins", "https://dashboard.example.com")
 	startForwarder(t, "http://"+upstream+"/dashboard/stream", "http://"+edge.addr+"/dashboard/snapshot")
 	return edge
 }

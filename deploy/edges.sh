@@ -19,7 +19,7 @@ origin=${ORIGIN:-http://127.0.0.1:$last/dashboard/stream}
 sed "s/bind :443.*/bind 127.0.0.1:$viewers/" deploy/edges/haproxy.cfg >"$dir/haproxy.cfg"
 for n in 1 2 3; do
 	edge=127.0.0.1:$((viewers + n))
-	start "edge$n" "http://$edge/health" ./sse-server -addr "$edge" -origins "http://localhost:$viewers"
+	start "edge$n" "http://$edge/health" ./sse-server -edge -addr "$edge" -origins "http://localhost:$viewers"
 	start "forward$n" - goclient/sse-client -url "$origin" -forward "http://$edge/dashboard/snapshot"
 	sed -i "s/10.0.0.$n:3001/$edge/" "$dir/haproxy.cfg"
 done
