@@ -283,6 +283,7 @@ func TestSnapshotThatBecomesStaleWhileItIsPutAgainIsSentAgain(t *testing.T) {
 func TestEdgeShowsSnapshotsFromElsewhereOnly(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-edge", "-interval", "100ms")
+	s.add(newActivity(time.Now(), "warning", "Memory at 93%")) // this host's
 	c := s.stream(t)
 	mustBeUnfed := func() {
 		t.Helper()
