@@ -132,7 +132,7 @@ func TestASilentStreamIsWrong(t *testing.T) {
 		begin(w, ": heartbeat\n\n")
 		<-r.Context().Done()
 	})
-	args := []string{"-url", url, "-duration", "300ms", "-clients", "2", "-heartbeat"}
+	args := []string{"-url", url, "-duration", "1s", "-clients", "2", "-heartbeat"}
 	if got, want := problems(clientJSON(t, 1, append(args, "50ms")...)),
 		"2 "+wrongSilent; got != want {
 		t.Errorf("got %q, want %q", got, want)

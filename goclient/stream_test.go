@@ -194,24 +194,27 @@ func TestTriesAgainAfterAnswersAtWhichABrowserGivesUp(t *testing.T) {
 			"text/event-streams"),
 		"following redirects: more than 5": answer(307, "Location", "/again"),
 	} {
-		f := f
-		var first atomic.Bool
-		url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/stream" && r.Header.Get("Last-Event-ID") == "" &&
-				first.CompareAndSwap(false, true) {
-				begin(w, "retry: 10\nid: 1\ndata: a\n\n")
-				return
+		want, f := want, f
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			var first atomic.Bool
+			url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/stream" && r.Header.Get("Last-Event-ID") == "" &&
+					first.CompareAndSwap(false, true) {
+					begin(w, "retry: 10\nid: 1\ndata: a\n\n")
+					return
+				}
+				f(w)
+			})
+			s := clientJSON(t, 1, "-url", url, "-duration", "2s")
+			if s.Errors < 2 || len(s.ErrorKinds) != 1 ||
+				!strings.HasPrefix(sortedKeys(s.ErrorKinds)[0], want) {
+				t.Errorf("got %v", s.ErrorKinds)
 			}
-			f(w)
+			if got := problems(s); !strings.Contains(got, wrongFailed) {
+				t.Errorf("wrong is %s", got)
+			}
 		})
-		s := clientJSON(t, 1, "-url", url, "-duration", "300ms")
-		if s.Errors < 2 || len(s.ErrorKinds) != 1 ||
-			!strings.HasPrefix(sortedKeys(s.ErrorKinds)[0], want) {
-			t.Errorf("%s: got %v", want, s.ErrorKinds)
-		}
-		if got := problems(s); !strings.Contains(got, wrongFailed) {
-			t.Errorf("%s: wrong is %s", want, got)
-		}
 	}
 }
 
@@ -310,7 +313,7 @@ func TestNothingStaysBehind(t *testing.T) {
 		<-r.Context().Done()
 	})
 	s := clientJSON(t, 0, "-url", url, "-clients", "60", "-stalled", "5", "-slow", "5",
-		"-duration", "500ms")
+		"-duration", "2s")
 	if s.OpenedOnce != 60 || s.Events != 50 || s.Open != 60 {
 		t.Errorf("got %+v", s.totals)
 	}
