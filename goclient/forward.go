@@ -27,21 +27,24 @@ const (
 	minPause = 250 * time.Millisecond
 	maxPause = 2 * time.Second
 
-	quietTime = time.Minute // trouble that comes and goes is logged that often
+	newsTime  = 3 * time.Second // an event need not be repeated for so long
+	quietTime = time.Minute     // trouble that comes and goes is logged that often
 )
 
-// A forwarder sends the data of one stream's events on. It is the observer of that stream. It
-// holds one event only, the newest, and tries until it is taken, a newer one takes its place, or
-// the stream has ended; so data may arrive twice, if the answer was lost. What is refused (4xx, or
-// a redirect that would lose the data) is not tried again, as it would be refused again. With PUT,
-// which may be repeated, each comment of the stream sends the newest once more: so a receiver that
-// calls old news stale knows that they are still the newest. A comment before the first event of a
-// connection does not: it may be that of a full server that turns the client away.
+// A forwarder sends the data of one stream's events on. It is the observer of that stream. It holds
+// one event only, the newest, and tries until it is taken, a newer one takes its place, or the
+// stream has ended; so data may arrive twice, if the answer was lost. What is refused (4xx, or a
+// redirect that would lose the data) is not tried again, as it would be refused again. With PUT,
+// which may be repeated, each comment of the stream sends the newest once more, unless it has just
+// come: so a receiver that calls old news stale knows that they are still the newest. A comment
+// before the first event of a connection does not: it may be that of a full server that turns the
+// client away.
 type forwarder struct {
 	method, url, token string
 	client             http.Client
 	log                *slog.Logger
 	newest             []byte      // on this connection of the stream; nil: none yet
+	newestAt           time.Time   // when it came
 	next               chan []byte // room for one: the newest that waits
 	repeats            bool        // what waits, or waited last, was sent before
 	stats              forwarded   // Replaced and Dropped are the stream's, the rest is send's
@@ -140,7 +143,7 @@ func (f *forwarder) note(err error) {
 }
 
 // event leaves the data for run, in place of what still waits there.
-func (f *forwarder) event(ev *event, _ time.Time) {
+func (f *forwarder) event(ev *event, now time.Time) {
 	select {
 	case <-f.next:
 		if !f.repeats {
@@ -150,12 +153,12 @@ func (f *forwarder) event(ev *event, _ time.Time) {
 	}
 	f.repeats = false
 	f.streaming.good("stream open")
-	f.newest = bytes.Clone(ev.data)
+	f.newest, f.newestAt = bytes.Clone(ev.data), now
 	f.next <- f.newest
 }
 
-func (f *forwarder) comment([]byte, time.Time) {
-	if f.method != http.MethodPut || f.newest == nil {
+func (f *forwarder) comment(_ []byte, now time.Time) {
+	if f.method != http.MethodPut || f.newest == nil || now.Sub(f.newestAt) < newsTime {
 		return
 	}
 	select {

@@ -361,7 +361,7 @@ func TestForwardOfAClosedStreamGivesUp(t *testing.T) {
 	}
 }
 
-func TestForwardRepeatsTheNewestWithEachHeartbeatOnlyIfItIsPut(t *testing.T) {
+func TestForwardRepeatsWithAHeartbeatWhatCameSomeTimeAgoOnlyIfItIsPut(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{"PUT", "POST"} {
 		got := make(chan string, 10)
@@ -370,8 +370,10 @@ func TestForwardRepeatsTheNewestWithEachHeartbeatOnlyIfItIsPut(t *testing.T) {
 			got <- string(body)
 		})
 		f, _ := newTestForwarder(t, method, receiver)
-		f.comment([]byte("heartbeat"), time.Time{}) // before the first event
-		f.event(&event{data: []byte("1")}, time.Time{})
+		start := time.Now()
+		heartbeat := func(after time.Duration) { f.comment([]byte("heartbeat"), start.Add(after)) }
+		heartbeat(0) // before the first event
+		f.event(&event{data: []byte("1")}, start)
 		want := []string{"1", "2"}
 		if method == "PUT" {
 			want = []string{"1", "1", "2"}
@@ -381,18 +383,20 @@ func TestForwardRepeatsTheNewestWithEachHeartbeatOnlyIfItIsPut(t *testing.T) {
 				t.Errorf("%s: number %d is %s, want %s", method, i, s, data)
 			}
 			if i == 0 {
-				f.comment([]byte("heartbeat"), time.Time{})
+				heartbeat(newsTime - 1)
 				time.Sleep(50 * time.Millisecond) // for what must not be sent
+				heartbeat(newsTime)
+				time.Sleep(50 * time.Millisecond)
 			}
 			if i == len(want)-2 {
-				f.event(&event{data: []byte("2")}, time.Time{})
+				f.event(&event{data: []byte("2")}, start)
 			}
 		}
 		f.closed(io.EOF)
 		f.opened(nil)
-		f.comment([]byte("full"), time.Time{}) // of another connection
+		heartbeat(time.Hour) // of another connection: it may be full
 		time.Sleep(50 * time.Millisecond)
-		f.event(&event{data: []byte("3")}, time.Time{})
+		f.event(&event{data: []byte("3")}, start)
 		if s := receive(t, got); s != "3" {
 			t.Errorf("%s: got %s, want 3", method, s)
 		}
