@@ -28,6 +28,7 @@ until_true forward1 grep -q "stream open" "$dir/forward1.log"
 echo "http://localhost:$viewers/ goes through HAProxy, which picks an edge for each viewer
 curl -N http://localhost:$viewers/dashboard/stream
 pkill -f addr.127.0.0.1:$((viewers + 1))   # an edge away: its viewers come back at the others
+./sse-server -edge -addr 127.0.0.1:$((viewers + 1)) -origins http://localhost:$viewers   # and back
 pkill -f addr.127.0.0.1:$last   # the origin away (unless it is ORIGIN): \"stale\" ten seconds later
 ./sse-server -addr 127.0.0.1:$last   # and back
 Ctrl-C ends all of it; logs are in $dir"

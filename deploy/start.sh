@@ -15,7 +15,8 @@ must_have() { # PACKAGES, PROGRAM or file...; and what this project builds
 		command -v "$need" >/dev/null || [ -e "$need" ] ||
 			fail "$need is not there: apt-get install $packages"
 	done
-	if [ ! -x sse-server ] || [ ! -x goclient/sse-client ]; then ./build.sh >&2; fi
+	if command -v go >/dev/null; then ./build.sh >&2; fi
+	[ -x sse-server ] && [ -x goclient/sse-client ] || fail "sse-server is not built, and Go is not there"
 }
 
 dir=$(mktemp -d)
