@@ -372,7 +372,7 @@ func (s *SSEServer) tick(now time.Time) {
 	if s.newest.Load() == nil {
 		s.broadcast(now)
 		s.turn.Unlock()
-	} else if _, fresh := s.hasGiven(now); s.interval > 0 && !fresh {
+	} else if given, fresh := s.hasGiven(now); !fresh && (given || s.interval > 0) {
 		s.deliver(s.add())
 	}
 }
@@ -406,7 +406,7 @@ func (s *SSEServer) add(list ...activity) int64 {
 	return s.lastID
 }
 
-// hasGiven tells whether a snapshot from elsewhere is or should be on show, and is fresh.
+// hasGiven tells whether what is on show comes from elsewhere, and whether it is fresh.
 func (s *SSEServer) hasGiven(now time.Time) (given, fresh bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -436,7 +436,7 @@ func (s *SSEServer) broadcast(now time.Time) *frame {
 	s.mu.Unlock()
 	if data == nil {
 		if s.edge {
-			figures, feed = unfed(now), nil
+			figures, feed = unfed, nil
 		}
 		data = []byte(formatSnapshot(figures, feed, now))
 	} else if now.Sub(since) >= givenPatience {
@@ -468,11 +468,9 @@ type figures struct {
 	status, message   string
 }
 
-// unfed is what an edge shows before it has a snapshot.
-func unfed(now time.Time) figures {
-	n := math.NaN()
-	return figures{now, n, n, n, n, n, -1, "stale", "No snapshot from elsewhere yet"}
-}
+// unfed is what an edge shows that has no snapshot.
+var unfed = figures{time.Time{}, math.NaN(), math.NaN(), math.NaN(), math.NaN(), math.NaN(), -1,
+	"stale", "No snapshot from elsewhere"}
 
 // A sampler reads the host for all viewers, each reading against the one before.
 type sampler struct {
@@ -666,10 +664,14 @@ const snapshotFormat = `{"system_status":{"status":"%s","uptime":"%s","last_chec
 func formatSnapshot(f figures, feed []activity, now time.Time) string {
 	updated := newActivity(now, "info", "Dashboard updated")
 	activities, _ := json.Marshal(append([]activity{updated}, feed...)) // strings cannot fail
-	return fmt.Sprintf(snapshotFormat, f.status, formatUptime(f.uptime),
-		f.at.Format(time.TimeOnly), f.message, formatFigure(f.cpu, "%"),
-		formatFigure(f.memory, "%"), formatFigure(f.disk, "%"), formatFigure(f.network, " Mbps"),
-		formatFigure(f.response, "ms"), activities, now.Format(time.TimeOnly))
+	checked := "N/A"
+	if !f.at.IsZero() {
+		checked = f.at.Format(time.TimeOnly)
+	}
+	return fmt.Sprintf(snapshotFormat, f.status, formatUptime(f.uptime), checked, f.message,
+		formatFigure(f.cpu, "%"), formatFigure(f.memory, "%"), formatFigure(f.disk, "%"),
+		formatFigure(f.network, " Mbps"), formatFigure(f.response, "ms"), activities,
+		now.Format(time.TimeOnly))
 }
 
 type activity struct {
@@ -1404,7 +1406,7 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 	case !slices.Contains([]string{"info", "success", "warning", "error"}, level):
 		http.Error(w, "The level must be info, success, warning or error.", 400)
 	case given:
-		http.Error(w, "Snapshots from elsewhere are on show: put the activity there.", 409)
+		http.Error(w, "Snapshots from elsewhere are shown here: post the activity there.", 409)
 	default:
 		a := newActivity(now, level, message)
 		f := s.deliver(s.add(a))
@@ -1424,16 +1426,12 @@ func (s *SSEServer) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 		json.Compact(&line, body) // it is valid
 	}
 	s.mu.Lock()
-	now := time.Now() // locked, or it may have become stale since
-	isShown := bytes.Equal(s.given, line.Bytes()) && now.Sub(s.givenAt) < givenPatience
-	s.given, s.givenAt = line.Bytes(), now
+	s.given, s.givenAt = line.Bytes(), time.Now()
 	if s.renew.Reset(givenPatience); s.given == nil || s.stopping.Load() {
 		s.renew.Stop()
 	}
 	s.mu.Unlock()
-	if !isShown { // else it is still fresh
-		s.deliver(s.add())
-	}
+	s.deliver(s.add())
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -1522,7 +1520,7 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	metric("sse_bytes_sent_total", "", "counter", "Bytes sent on streams.", total.bytes)
 	metric(took, "_sum", "summary", "Time spent in broadcasts.", float64(s.spent.Load())/1e9)
 	metric(took, "_count", "summary", "", count)
-	metric("sse_snapshot_stale", "", "gauge", "1: a snapshot from elsewhere is overdue.",
+	metric("sse_snapshot_stale", "", "gauge", "1: one from elsewhere is overdue.",
 		map[bool]int{true: 1}[given && !fresh])
 	metric("sse_host_cpu_ratio", "", "gauge", "Busy part of the CPUs.", f.cpu/100)
 	metric("sse_host_memory_ratio", "", "gauge", "Memory in use.", f.memory/100)

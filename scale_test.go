@@ -435,7 +435,7 @@ func (v *viewer) await(t *testing.T, text string) {
 func mustBeWhole(t *testing.T, who string, want, got []arrival) (late []time.Duration) {
 	t.Helper()
 	at := -1
-	for len(got) > 0 && at < 0 { // at first an edge shows its own host
+	for len(got) > 0 && at < 0 { // at first an edge has none
 		first := got[0].data
 		if at = slices.IndexFunc(want, func(a arrival) bool { return a.data == first }); at < 0 {
 			got = got[1:]

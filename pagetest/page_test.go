@@ -546,6 +546,39 @@ func TestStaleStatusIsGreyAndItsClockIsNotBelieved(t *testing.T) {
 	open(t, f.url+"/").seesStaleStatus(func(data string) { f.send(t, time.Now(), data) })
 }
 
+// The page knows that its stream is alive from what comes, with nothing new in it too.
+func TestEdgeThatHasNothingNewIsConnected(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-edge", "-interval", "0")
+	p := open(t, s.url+"/")
+	p.waitForState("live")
+	stays := func(word string, d time.Duration) {
+		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+			if state, got := eval[string](p, "state()"), p.text("#live"); state != "live" || got != word {
+				t.Fatalf("the page is %s and says %q, want %q", state, got, word)
+			}
+		}
+	}
+	stays("connected", 12*time.Second) // it has nothing yet
+	same := madeUp("45%").json()
+	put := func() {
+		req, _ := http.NewRequest("PUT", s.url+"/dashboard/snapshot", strings.NewReader(same))
+		req.Header.Set("Content-Type", "application/json")
+		if resp, err := http.DefaultClient.Do(req); err != nil || resp.StatusCode != 204 {
+			t.Fatalf("PUT: %v, %v", resp, err)
+		}
+	}
+	put()
+	p.waitForCPU("45%")
+	for range [3]int{} { // the same again, as a forwarder does at each heartbeat
+		stays("live", 5*time.Second)
+		put()
+	}
+	if n := s.debug(t).Opened; n != 1 {
+		t.Errorf("the page opened %d streams", n)
+	}
+}
+
 func (p *tab) seesStaleStatus(send func(data string)) {
 	p.Helper()
 	long := madeUp("45%", activity{"04:05:06", "Deployed v42", "success", "activity-success"})
@@ -580,7 +613,7 @@ func (p *tab) seesStaleStatus(send func(data string)) {
 	send(madeUp("46%").json())
 	p.waitFor(`document.querySelector("#cpu .value").textContent === "46%"`)
 	if eval[bool](p, grey) || p.text("#status")+p.text("#live") != "Onlinelive" || len(p.points()) != 1 {
-		p.Errorf("fresh figures are grey, %q, or not drawn", p.text("#status"))
+		p.Errorf("fresh figures are grey, %q, %q, or not drawn", p.text("#status"), p.text("#live"))
 	}
 }
 
