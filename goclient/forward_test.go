@@ -329,7 +329,10 @@ func TestForwardCountsAsReplacedOnlyWhatWasNeverSent(t *testing.T) {
 	f.opened(nil)
 	f.event(&event{data: []byte("1")}, time.Time{})
 	<-f.next // it is sent
-	f.comment(nil, time.Time{})
+	f.comment(nil, time.Time{}.Add(newsTime))
+	if len(f.next) != 1 {
+		t.Fatal("nothing waits to be sent once more")
+	}
 	f.event(&event{data: []byte("2")}, time.Time{})
 	if f.stats.Replaced != 0 {
 		t.Error("what is sent once more counts as replaced")
