@@ -92,6 +92,7 @@ const (
 	feedLength   = 10       // activities in a snapshot, after "Dashboard updated"
 	perWorker    = 256      // streams that make one more worker of a fan-out pay
 	testMessage  = "Test broadcast"
+	metricsType  = "text/plain; version=0.0.4" // Prometheus' text format
 
 	notOpen, isClosed = -1, -2 // a stream's descriptor before and after
 
@@ -1163,7 +1164,7 @@ var routes = map[string]struct {
 	"/dashboard/trigger-test": {"GET", "application/json", (*SSEServer).serveTrigger},
 	"/dashboard/activities":   {"POST", "application/json", (*SSEServer).serveActivities},
 	"/dashboard/snapshot":     {"PUT, DELETE", "application/json", (*SSEServer).serveSnapshot},
-	"/metrics":                {"GET, HEAD", "text/plain; version=0.0.4", (*SSEServer).serveMetrics},
+	"/metrics":                {"GET, HEAD", metricsType, (*SSEServer).serveMetrics},
 	"/dashboard/debug":        {"GET, HEAD", "application/json", (*SSEServer).serveDebug},
 	"/health":                 {"GET, HEAD", "text/plain; charset=utf-8", (*SSEServer).serveHealth},
 }
@@ -1305,13 +1306,14 @@ func (s *SSEServer) servePage(w http.ResponseWriter, _ *http.Request) {
 
 // GET /dashboard/history
 func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
+	given, _ := s.hasGiven(time.Now())
 	s.mu.Lock()
 	history, streams := slices.Clone(s.history), len(s.conns)
+	s.mu.Unlock()
 	interval := s.interval
-	if s.given != nil || s.edge { // the figures on show are not this host's, and come at any time
+	if given { // the figures on show are not this host's, and come at any time
 		history, interval = nil, max(interval, givenPatience/3)
 	}
-	s.mu.Unlock()
 	list := make([]string, len(history))
 	for i, f := range history {
 		list[i] = fmt.Sprintf(`{"time":%d,"cpu":%.2f,"memory":%.2f,"disk":%.0f,"network":%.2f,`+

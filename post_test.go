@@ -274,7 +274,7 @@ func TestEdgeShowsSnapshotsFromElsewhereOnly(t *testing.T) {
 	if code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, "Content-Type", jsonType); code != 409 || !oneSentence.MatchString(body) {
 		t.Errorf("a posted activity is answered %d %q", code, body)
 	}
-	if _, _, body := s.request(t, "GET", "/dashboard/history"); !strings.Contains(body, `"samples":[]`) {
+	if _, _, body := s.request(t, "GET", "/dashboard/history"); !strings.Contains(body, `"samples":[]`) || !strings.Contains(body, `"interval":3.3`) {
 		t.Errorf("its history is %s", body)
 	}
 	s.put(t, `{"n":1}`)
