@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures the server against bench/limit.c, the least that a server can do for fan-out: one
+# Measures the server against bench/baseline.c, the baseline for fan-out: one
 # thread, one write(2) a stream. The server runs on core 0 and the client on core 1, in turns;
 # prints a table of medians. CLIENT may be another client with sse-client's JSON keys and the
 # flags named in ARGS. Needs Linux, two cores, a C compiler and python3; takes about ten minutes.
@@ -16,7 +16,7 @@ server=
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true; rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM
 ./build.sh >/dev/null
-${CC:-cc} -O2 -o "$tmp/limit" bench/limit.c
+${CC:-cc} -O2 -o "$tmp/baseline" bench/baseline.c
 
 # run NAME CORES STREAM PUBLISH STALLED COMMAND...: one turn of one server.
 run() {
@@ -36,7 +36,7 @@ run() {
 
 sse="./sse-server -addr 127.0.0.1:$port -interval 0 -log-level warn"
 for turn in $(seq "$turns"); do
-	run limit 0 /stream /pub 0 "$tmp/limit" "$port" 453
+	run baseline 0 /stream /pub 0 "$tmp/baseline" "$port" 453
 	# shellcheck disable=SC2086 # a command and its flags
 	run one-core 0 /dashboard/stream /dashboard/trigger-test 0 $sse
 	# shellcheck disable=SC2086
@@ -55,9 +55,9 @@ def median(name, *keys):
             v = v[key]
         values.append(v)
     return statistics.median(values), values
-print("| server | bytes an event | memory a stream | CPU a delivery | against the limit | last stream | against the limit |")
+print("| server | bytes an event | memory a stream | CPU a delivery | against the baseline | last stream | against the baseline |")
 print("| --- | --- | --- | --- | --- | --- | --- |")
-for name, base in (("limit", "limit"), ("one-core", "limit"), ("two-cores", "limit"), ("stalled", "one-core")):
+for name, base in (("baseline", "baseline"), ("one-core", "baseline"), ("two-cores", "baseline"), ("stalled", "one-core")):
     cpu, _ = median(name, "cpu_us_per_delivery")
     last, spread = median(name, "last_delivery_ms", "p50")
     print(f"| {name} | {median(name, 'bytes_per_delivery')[0]:.0f} | {median(name, 'rss_per_stream_kib')[0]:.2f} KiB | {cpu:.1f} µs"

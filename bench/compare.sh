@@ -1,8 +1,8 @@
 #!/bin/sh
-# Measures sse-server, the Rails server, the usual Go server (naive) and the least that a server
-# can do (limit), each on one core with sse-client on the other, and writes bench/RESULTS.md,
-# bench/results/ and the two plots. --quick: few streams, one turn, everything to a temporary folder.
-# SERVER_CORE, CLIENT_CORE and PORT say where.
+# Compares sse-server with the Rails server, the usual Go server (naive) and the C program baseline.
+# Each server runs on one core, sse-client on the other. Writes bench/RESULTS.md, bench/results/
+# and the two plots. --quick: few streams, one run of each, and all output in a temporary folder.
+# SERVER_CORE, CLIENT_CORE and PORT can be set.
 set -eu
 cd "$(dirname "$0")/.."
 server_core=${SERVER_CORE:-0} client_core=${CLIENT_CORE:-1} port=${PORT:-$((20000 + $$ % 10000))}
@@ -31,7 +31,7 @@ start() {
 	sse-server) set -- ./sse-server -addr "127.0.0.1:$port" -interval 0 -log-level warn ;;
 	rails) set -- env RAILS_STREAMS="$2" PORT="$port" SSE_INTERVAL=0 bench/rails/run.sh ;;
 	naive) set -- "$tmp/naive" -addr "127.0.0.1:$port" -interval 0 ;;
-	limit) set -- "$tmp/limit" "$port" "$payload" ;;
+	baseline) set -- "$tmp/baseline" "$port" "$payload" ;;
 	esac
 	taskset -c "$server_core" "$@" >"$tmp/log" 2>&1 &
 	pid=$!
@@ -39,7 +39,7 @@ start() {
 		kill -0 "$pid" 2>/dev/null || return 1
 		if curl -sf -m 1 -o "$tmp/health" "http://127.0.0.1:$port/health"; then
 			sleep 1 # until there is a snapshot
-			kill -0 "$pid" 2>/dev/null # or somebody else answered
+			kill -0 "$pid" 2>/dev/null # else another process answered
 			return
 		fi
 		sleep 0.2
@@ -47,45 +47,45 @@ start() {
 	return 1
 }
 
-# note SERVER STREAMS: the last that the server said is why it did not hold so many.
+# note SERVER STREAMS: keeps the last line of the log, which says why there were no more streams.
 note() { printf '%s\t%s\t%s\n' "$1" "$2" "$(tail -n 1 "$tmp/log")" >>"$tmp/runs/stops.tsv"; }
 
-# measure SERVER STREAMS TURN FLAGS…: one run; nothing is published in the turn "most". Fails as
-# sse-client does.
+# measure SERVER STREAMS RUN FLAGS…: one run. In the run "most", nothing is published. Fails if
+# sse-client fails.
 measure() {
-	name=$1 streams=$2 turn=$3 check=snapshot path=/dashboard/stream trigger=/dashboard/trigger-test
+	name=$1 streams=$2 run=$3 check=snapshot path=/dashboard/stream trigger=/dashboard/trigger-test
 	shift 3
-	[ "$name" != limit ] || check=json path=/stream trigger=/publish
-	json=$tmp/runs/$name-$streams-$turn.json result=0
-	say "$name, $streams streams, turn $turn"
+	[ "$name" != baseline ] || check=json path=/stream trigger=/publish
+	json=$tmp/runs/$name-$streams-$run.json result=0
+	say "$name, $streams streams, run $run"
 	if start "$name" "$streams"; then
-		[ "$turn" = most ] || set -- "$@" -publish "http://127.0.0.1:$port$trigger"
+		[ "$run" = most ] || set -- "$@" -publish "http://127.0.0.1:$port$trigger"
 		taskset -c "$client_core" goclient/sse-client -url "http://127.0.0.1:$port$path" -pid "$pid" \
 			-clients "$streams" -check "$check" -json "$@" >"$json" 2>"$tmp/client" &
 		client=$!
 		wait "$client" || result=$?
-		[ "$turn" != most ] || note "$name" "$streams"
+		[ "$run" != most ] || note "$name" "$streams"
 	else
 		note "$name" "$streams"
-		[ "$name-$streams" = rails-10000 ] || result=1 # its run.sh says what it lacks
+		[ "$name-$streams" = rails-10000 ] || result=1 # rails/run.sh says what is missing
 	fi
 	stop 2>/dev/null
 	return "$result"
 }
 
-# level STREAMS TURN FLAGS…: one run of each server, each on a port of its own.
+# level STREAMS RUN FLAGS…: one run of each server, each on its own port.
 level() {
 	base=$port n=$1 t=$2
 	shift 2
 	for server in $servers; do
 		port=$((port + 1))
-		[ "$server-$n-$t" != rails-10000-3 ] || continue # it takes as long as all others together
+		[ "$server-$n-$t" != rails-10000-3 ] || continue # takes as long as all other servers together
 		if ! measure "$server" "$n" "$t" "$@" && [ "$t" != most ]; then
-			say "something was wrong with $server" >&2
+			say "sse-client found something wrong with $server" >&2
 			tail -n 60 "$tmp/log" "$tmp/client" "$json" >&2 || true
 			status=1
 		fi
-		# The events of limit are as long as sse-server's; 15: "id: 10", "data: " and the line ends.
+		# The baseline's events get the size of sse-server's. 15: "id: 10", "data: " and line ends.
 		bytes=$(sed -n 's/^ *"bytes_per_delivery": \([0-9]*\).*/\1/p' "$tmp/runs/sse-server-$n-$t.json" || true)
 		[ -z "$bytes" ] || payload=$((bytes - 15))
 	done
@@ -103,20 +103,20 @@ else
 	say "skipped: rails (ruby-railties, ruby-actionpack or puma is not installed)"
 fi
 servers="$servers naive"
-if have "${CC:-cc}" limit; then
-	"${CC:-cc}" -O2 -Wall -Wextra -o "$tmp/limit" bench/limit.c
-	servers="$servers limit"
+if have "${CC:-cc}" baseline; then
+	"${CC:-cc}" -O2 -Wall -Wextra -o "$tmp/baseline" bench/baseline.c
+	servers="$servers baseline"
 fi
 if [ -n "$quick" ]; then
 	level 100 1 -rate 1000 -rounds 30 -gap 100ms
 	level 300 1 -rate 1000 -rounds 10 -gap 100ms
 else
-	for turn in 1 2 3; do
-		level 100 "$turn" -rate 200 -rounds 100 -gap 100ms
-		level 1000 "$turn" -rate 400 -rounds 20 -gap 250ms
-		level 10000 "$turn" -rate 2000 -rounds 8 -gap 1s
+	for run in 1 2 3; do
+		level 100 "$run" -rate 200 -rounds 100 -gap 100ms
+		level 1000 "$run" -rate 400 -rounds 20 -gap 250ms
+		level 10000 "$run" -rate 2000 -rounds 8 -gap 1s
 	done
-	# As many as the client may open: descriptors, and ports from one address to another.
+	# As many streams as the client can open, with its descriptors and the ports of one address.
 	most=$(awk '/^Max open files/ { n = $5 - 100; print n < 27000 ? n : 27000 }' /proc/self/limits)
 	level "$most" most -rate 1000 -duration 35s -heartbeat 0
 fi

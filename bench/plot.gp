@@ -1,10 +1,10 @@
-# Draws memory.svg and last-stream.svg of results/plot.tsv: gnuplot -e "out = 'bench'" bench/plot.gp
-# There is no background, and each colour stands out from a white page and from a dark one.
+# Draws memory.svg and last-stream.svg from results/plot.tsv: gnuplot -e "out = 'bench'" bench/plot.gp
+# The background is transparent. Each colour is readable on a white page and on a dark one.
 if (!exists("out")) out = "bench"
 data = out . "/results/plot.tsv"
 grey = "#7a7a7a"
 colours = "#2484c6 #dd4b50 #a67210 #7a7a7a"
-nudge = "0.25 0 0.5 -0.5" # so that the names of lines that end side by side do not meet
+nudge = "0.25 0 0.5 -0.5" # keeps the names of lines that end side by side apart
 
 set terminal svg size 760,420 font "Helvetica,Arial,sans-serif,15" linewidth 1.2
 set datafile separator "\t"

@@ -1,5 +1,5 @@
-// Command naive is the Server-Sent Events server of the tutorials, to compare with: a goroutine and
-// a channel for each client, http.Flusher, and a map of the channels under a mutex.
+// Command naive is the Server-Sent Events server that tutorials show, for comparison. It has a
+// goroutine and a channel for each client, http.Flusher, and a map of the channels under a mutex.
 package main
 
 import (
@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// payload is a recorded snapshot: the id goes in front of it, the time into it.
+// payload is a recorded snapshot; its argument 2 is the time.
 const payload = `{"system_status":{"status":"online","uptime":"2 days, 14 hours",` +
 	`"last_check":"%[2]s","message":"System running normally"},` +
 	`"metrics":{"cpu":"45%%","memory":"67%%","disk":"23%%","network":"125 Mbps","response_time":"87ms"},` +
@@ -19,15 +19,15 @@ const payload = `{"system_status":{"status":"online","uptime":"2 days, 14 hours"
 	`{"time":"%[2]s","message":"Test broadcast","level":"info","css_class":"activity-info"}],` +
 	`"timestamp":"%[2]s"}`
 
-// Broker hands each event to the channel of every client.
+// A Broker sends each event to the channel of every client.
 type Broker struct {
-	mu      sync.Mutex // guards following
+	mu      sync.Mutex // guards the rest
 	clients map[chan []byte]struct{}
 	newest  []byte
 	id      int64
 }
 
-// broadcast returns the number of clients. One whose channel is full misses the event.
+// broadcast returns the number of clients. A client whose channel is full misses the event.
 func (b *Broker) broadcast() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -48,7 +48,7 @@ func (b *Broker) broadcast() int {
 func (b *Broker) add() chan []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	c := make(chan []byte, 10) // a client may be ten events behind
+	c := make(chan []byte, 10) // a client may lag ten events
 	c <- b.newest
 	b.clients[c] = struct{}{}
 	return c

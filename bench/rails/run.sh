@@ -1,6 +1,6 @@
 #!/bin/sh
 # Starts the Rails dashboard on PORT (3000) for RAILS_STREAMS (100) streams.
-# SSE_INTERVAL=0: only triggered snapshots.
+# SSE_INTERVAL=0: no periodic snapshots.
 set -eu
 cd "$(dirname "$0")"
 

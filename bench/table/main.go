@@ -1,4 +1,4 @@
-// Command table makes RESULTS.md, the raw figures and the plots' data of what compare.sh measured:
+// Command table writes RESULTS.md, the raw results and the plots' data from the runs of compare.sh:
 // go run ./bench/table RUNS OUT LOAD.
 package main
 
@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// A run is what sse-client said, as far as it stands in a table.
+// A run has the values of sse-client's summary that the tables show.
 type run struct {
 	Open     int       `json:"streams_open"`
 	Bytes    float64   `json:"bytes_per_delivery"`
@@ -31,8 +31,8 @@ type run struct {
 
 type quantiles struct{ P50, Max float64 }
 
-// A row is all runs of one server with as many streams. The last one of a server may be the turn
-// in which it was asked for as many as the client can open; nothing was published in that.
+// A row has all runs of one server with one number of streams. A server's last row may be the run
+// "most", in which the client opened as many streams as it could and nothing was published.
 type row struct {
 	server  string
 	streams int
@@ -40,12 +40,12 @@ type row struct {
 	runs    []run
 }
 
-// servers are in the order of the tables: the name of its files, its name, what it is.
+// servers lists, in the order of the tables: name in file names, name in tables, description.
 var servers = [][3]string{
 	{"sse-server", "sse-server", "this one"},
 	{"rails", "Rails", "`ActionController::Live` in Puma: [rails/](rails)"},
-	{"naive", "naive", "the usual Go server, a goroutine and a channel for each client: [naive/](naive)"},
-	{"limit", "limit", "the least that a server can do, one write(2) a stream in C: [limit.c](limit.c)"},
+	{"naive", "naive", "the usual Go server, with a goroutine and a channel for each client: [naive/](naive)"},
+	{"baseline", "baseline", "one thread and one write(2) for each stream, in C: [baseline.c](baseline.c)"},
 }
 
 func main() {
@@ -63,11 +63,11 @@ func main() {
 	write(filepath.Join(to, "RESULTS.md"), results(rows, string(stops), os.Args[3]))
 	write(filepath.Join(to, "results", "plot.tsv"), plot(rows))
 	if len(rows) == 0 {
-		log.Fatal("no figures came out")
+		log.Fatal("there are no results")
 	}
 	for _, r := range rows {
 		if !r.most && (r.median(last) == 0 || r.median(cpu) == 0 && r.streams >= 1000) {
-			log.Fatalf("no figures came out for %s with %d streams", r.server, r.streams)
+			log.Fatalf("there are no results for %s with %d streams", r.server, r.streams)
 		}
 		if x, y := r.median(size), rows[0].median(size); !r.most && (x > 1.1*y || y > 1.1*x) {
 			log.Printf("%s with %d streams: events of %.0f bytes, not %.0f", r.server, r.streams, x, y)
@@ -75,7 +75,7 @@ func main() {
 	}
 }
 
-// read gives a server's rows, fewest streams first, and keeps what it read as one file.
+// read returns a server's rows, fewest streams first, and writes its raw results to one file.
 func read(from, to, file, server string) []row {
 	names, err := filepath.Glob(filepath.Join(from, file+"-*-*.json"))
 	if err != nil {
@@ -90,17 +90,17 @@ func read(from, to, file, server string) []row {
 		}
 		var x run
 		if json.Unmarshal(b, &x) != nil {
-			log.Printf("%s holds no figures: %.200s", filepath.Base(name), b)
+			log.Printf("%s has no results: %.200s", filepath.Base(name), b)
 			continue
 		}
 		key := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(name), file+"-"), ".json")
-		streams, turn, _ := strings.Cut(key, "-")
+		streams, number, _ := strings.Cut(key, "-")
 		n, _ := strconv.Atoi(streams)
 		if rows[n] == nil {
-			rows[n] = &row{server: server, streams: n, most: turn == "most"}
+			rows[n] = &row{server: server, streams: n, most: number == "most"}
 		}
 		rows[n].runs = append(rows[n].runs, x)
-		raw["streams "+streams+", turn "+turn] = b
+		raw["streams "+streams+", run "+number] = b
 	}
 	if len(raw) > 0 {
 		b, _ := json.MarshalIndent(raw, "", "  ")
@@ -118,10 +118,10 @@ func read(from, to, file, server string) []row {
 func results(rows []row, stops, load string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Results\n\nWritten by `bench/compare.sh`. The server ran on one core and sse-client on another, "+
-		"over loopback, without\nperiodic snapshots; an event went to all streams whenever it was triggered. "+
-		"Medians of the turns.\n\n%s\n", about(load))
-	fmt.Fprint(&b, "| server | streams | memory per stream | CPU per delivery | ratio to limit | first event "+
-		"| spread | last stream reached | ratio to limit | bytes |\n"+
+		"over loopback.\nThere were no periodic snapshots: sse-client triggered each event. "+
+		"The values are medians of interleaved runs.\n\n%s\n", about(load))
+	fmt.Fprint(&b, "| server | streams | memory per stream | CPU per delivery | ratio to baseline | first event "+
+		"| spread | last stream reached | ratio to baseline | bytes |\n"+
 		"| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n")
 	for _, r := range rows {
 		if r.most {
@@ -132,12 +132,16 @@ func results(rows []row, stops, load string) string {
 			ms(r.median(first)), ms(r.median(spread)), ms(r.median(last)), ms(r.worst()),
 			ratio(rows, r, last), r.median(size))
 	}
-	fmt.Fprint(&b, "\n- First event: from the first byte sent to connect, half of the streams. Spread: one event, from "+
-		"the first to the last stream.\n- Last stream reached: from the request for an event until each stream had it; "+
-		"in parentheses the worst of all.\n- Memory is resident and without socket buffers, which are the kernel's. "+
-		"CPU is the whole process, divided by the deliveries.\n- A full run opens 100 streams at 200 a second, 1,000 at "+
-		"400, 10,000 at 2,000, and\n  more at 1,000 a second.\n\n")
-	fmt.Fprint(&b, "| server | | streams at most | why not more |\n| --- | --- | ---: | --- |\n")
+	fmt.Fprint(&b, `
+- First event: from the start of connecting to the first event, median of the streams.
+- Spread: from the first to the last stream, for one event.
+- Last stream reached: from the request for an event until each stream had it. The slowest event is in parentheses.
+- Memory is resident memory. It does not include socket buffers, which belong to the kernel.
+- CPU is the CPU time of the whole process, divided by the number of deliveries.
+- sse-client opened 100 streams at 200 per second, 1,000 at 400, 10,000 at 2,000, and more at 1,000.
+
+`)
+	fmt.Fprint(&b, "| server | | most streams | why not more |\n| --- | --- | ---: | --- |\n")
 	for _, s := range servers {
 		if n, why := atMost(rows, stops, s[0], s[1]); n > 0 {
 			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", s[1], s[2], thousands(n), why)
@@ -146,7 +150,7 @@ func results(rows []row, stops, load string) string {
 	return b.String()
 }
 
-// about says where and with what it was measured.
+// about describes the machine and the versions.
 func about(load string) string {
 	var b strings.Builder
 	cores, model := runtime.NumCPU(), grep("/proc/cpuinfo", `(?m)^model name\s*: (.*)`)
@@ -168,7 +172,7 @@ func about(load string) string {
 	return b.String() + "\n"
 }
 
-// atMost gives the most streams that a server held in any run, and why it did not hold more.
+// atMost returns the most streams that a server had open in any run, and why there were no more.
 func atMost(rows []row, stops, file, server string) (most int, why string) {
 	asked := 0
 	for _, r := range rows {
@@ -182,7 +186,7 @@ func atMost(rows []row, stops, file, server string) (most int, why string) {
 		}
 	}
 	if most == asked {
-		why = "not asked for more"
+		why = "the client opened no more"
 	}
 	for _, line := range strings.Split(stops, "\n") {
 		f := strings.SplitN(line, "\t", 3)
@@ -191,18 +195,19 @@ func atMost(rows []row, stops, file, server string) (most int, why string) {
 		}
 		n, _ := strconv.Atoi(f[1])
 		if n == most {
-			return most, "the client can open no more here"
+			return most, "the client can open no more on this machine"
 		}
-		if m := regexp.MustCompile(`state="(.*)"`).FindStringSubmatch(f[2]); m != nil {
+		// The reason is the last quoted value of a line of sse-server's log.
+		if m := regexp.MustCompile(`.*="(.*)"`).FindStringSubmatch(f[2]); m != nil {
 			f[2] = m[1]
 		}
-		return most, fmt.Sprintf("asked for %s, it said: %s", thousands(n), f[2])
+		return most, fmt.Sprintf("asked for %s streams, it logged: %s", thousands(n), f[2])
 	}
 	return most, why
 }
 
-// plot gives a block for each server: streams, resident MiB, ms to the last stream, and the
-// server's name at the last point of either line.
+// plot returns a block for each server: streams, resident MiB, ms to the last stream. The last
+// point of each line also has the server's name.
 func plot(rows []row) string {
 	var b strings.Builder
 	for i, r := range rows {
@@ -255,10 +260,10 @@ func (r row) worst() (max float64) {
 	return max
 }
 
-// ratio compares with the limit at as many streams.
+// ratio compares a row with the baseline with as many streams.
 func ratio(rows []row, r row, of func(run) float64) string {
 	for _, l := range rows {
-		if l.server == "limit" && l.streams == r.streams && l.median(of) > 0 && r.median(of) > 0 {
+		if l.server == "baseline" && l.streams == r.streams && l.median(of) > 0 && r.median(of) > 0 {
 			return fmt.Sprintf("%.2f", r.median(of)/l.median(of))
 		}
 	}
@@ -277,7 +282,7 @@ func ms(x float64) string {
 	return fmt.Sprintf("%.1f ms", x)
 }
 
-// us shows CPU time. Linux counts it in 1/100 s: a short run may have used less.
+// us formats CPU time. Linux counts it in 1/100 s, so a short run may show 0.
 func us(x float64) string {
 	if x == 0 {
 		return "–"
@@ -299,7 +304,7 @@ func thousands(n int) string {
 	return fmt.Sprintf("%d,%03d", n/1000, n%1000)
 }
 
-// grep gives what pattern, or its group, matches in a file.
+// grep returns the match of pattern, or of its group, in a file.
 func grep(file, pattern string) string {
 	b, _ := os.ReadFile(file) // "" where there is no such file
 	m := regexp.MustCompile(pattern).FindStringSubmatch(string(b))

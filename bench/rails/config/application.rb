@@ -9,7 +9,7 @@ class SseDashboard < Rails::Application
   config.api_only = true
   config.cache_classes = true
   config.eager_load = true
-  config.secret_key_base = SecureRandom.hex(64) # no cookie, so nothing outlives a restart
+  config.secret_key_base = SecureRandom.hex(64) # no cookies, so a restart may change it
   config.logger = ActiveSupport::Logger.new($stderr)
   config.log_level = :warn
   config.after_initialize { Dashboard.instance.start }

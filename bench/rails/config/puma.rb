@@ -9,16 +9,16 @@ streams = Integer(ENV.fetch("RAILS_STREAMS", 100))
 environment "production"
 bind "tcp://0.0.0.0:#{ENV.fetch("PORT", 3000)}?low_latency=true&backlog=4096"
 workers 0
-threads 5, 2 * streams + 6 # each stream holds one; one that is being started counts twice
-wait_for_less_busy_worker 0 # there is no other worker: waiting only slows each accept by 5 ms
+threads 5, 2 * streams + 6 # one for each stream, two while it starts
+wait_for_less_busy_worker 0 # the only worker: waiting would delay each accept by 5 ms
 persistent_timeout 20
-force_shutdown_after 0 # a stream never ends by itself
+force_shutdown_after 0 # streams do not end by themselves
 
-# Puma corks each response until it ends: Linux holds every event of a stream back for 200 ms.
+# Puma corks each response until its end, so Linux would delay every event by 200 ms.
 Puma::Server.class_eval { def cork_socket(_socket); end }
 
-# Linux 6.16 and later keep the waiting threads of a process in 16 lists or a few more, and each
-# wake searches one: ask for 16,384 (PR_FUTEX_HASH, PR_FUTEX_HASH_SET_SLOTS; older ones refuse).
+# Linux 6.16 and later keep the waiting threads of a process in about 16 lists. Each wake searches
+# one list. Ask for 16,384 lists (PR_FUTEX_HASH, PR_FUTEX_HASH_SET_SLOTS); older kernels reject it.
 prctl = Fiddle::Function.new(Fiddle.dlopen(nil)["prctl"],
                              [Fiddle::TYPE_INT, *[Fiddle::TYPE_LONG] * 4], Fiddle::TYPE_INT)
 prctl.call(78, 1, 16_384, 0, 0)

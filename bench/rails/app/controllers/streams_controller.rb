@@ -12,11 +12,11 @@ class StreamsController < ActionController::API
     response.headers["Last-Modified"] = Time.now.httpdate # else Rack::ETag buffers the stream
     response.headers["X-Accel-Buffering"] = "no"
     response.stream.write "retry: #{rand(1000..5000)}\n"
-    Dashboard.instance.subscribe do |frames|
-      loop { response.stream.write frames.pop }
+    Dashboard.instance.subscribe do |events|
+      loop { response.stream.write events.pop }
     end
   rescue ClientDisconnected, IOError
-    # The viewer has gone.
+    # The client is gone.
   ensure
     response.stream.close
   end

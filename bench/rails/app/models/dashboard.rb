@@ -1,6 +1,6 @@
 # frozen_string_literal: true
 
-# Makes one snapshot for all viewers and hands it to the queue of each open stream.
+# Makes one snapshot for all viewers and puts it into the queue of each open stream.
 class Dashboard
   include Singleton
 
@@ -23,7 +23,7 @@ class Dashboard
     every(INTERVAL.positive? ? INTERVAL : 2) { refresh }
   end
 
-  # Yields a queue that begins with the newest snapshot and gets each later one.
+  # Yields a queue that starts with the newest snapshot and gets each later one.
   def subscribe
     queue = SizedQueue.new(QUEUE_SIZE)
     @mutex.synchronize do
@@ -35,7 +35,7 @@ class Dashboard
     @mutex.synchronize { @queues.delete(queue) }
   end
 
-  # Returns the number of streams that the broadcast went to.
+  # Returns the number of streams that the broadcast reached.
   def trigger_test
     @mutex.synchronize do
       test = activity("Test broadcast")
@@ -56,19 +56,19 @@ class Dashboard
 
   private
 
-  # Reads the host once for all; its figures go out with the next snapshot.
+  # Reads the host once for all streams. The next snapshot has the metrics.
   def refresh
-    uptime, figures, read_at = @host.uptime, @host.figures, clock
+    uptime, metrics, read_at = @host.uptime, @host.metrics, clock
     @mutex.synchronize do
       @status = { status: "online", uptime: uptime, last_check: read_at,
                   message: "System running normally" }
-      @figures = figures
+      @metrics = metrics
       broadcast if INTERVAL.positive? || @newest.nil?
     end
   end
 
   def broadcast
-    return 0 unless @figures
+    return 0 unless @metrics
 
     @id = [@id + 1, (Time.now.to_f * 1000).to_i].max
     @newest = encode(snapshot)
@@ -76,19 +76,19 @@ class Dashboard
     push @newest
   end
 
-  # One encoding for all, and one write for each stream.
+  # One encoding for all streams, so that each stream needs one write.
   def encode(snapshot)
-    frame = StringIO.new
-    ActionController::Live::SSE.new(frame, id: @id).write(snapshot)
-    frame.string.freeze
+    event = StringIO.new
+    ActionController::Live::SSE.new(event, id: @id).write(snapshot)
+    event.string.freeze
   end
 
   def snapshot
-    { system_status: @status, metrics: @figures,
+    { system_status: @status, metrics: @metrics,
       activities: [activity("Dashboard updated"), *@activities], timestamp: clock }
   end
 
-  # A viewer who does not keep up misses what waits and gets the newest.
+  # A lagging stream skips the waiting events and gets the newest.
   def push(event)
     @queues.each do |queue|
       queue.clear if queue.size == QUEUE_SIZE

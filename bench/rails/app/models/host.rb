@@ -3,8 +3,8 @@
 require "fiddle"
 require "net/http"
 
-# The machine's vital signs, from /proc. Rates are taken against the reading before;
-# what cannot be read is "N/A".
+# The host's metrics, from /proc. Rates are relative to the previous reading.
+# A metric that cannot be read is "N/A".
 class Host
   NO_LINK = /\A(lo\z|docker|veth|br-|virbr|ifb|tun|tap)/.freeze
   STATVFS = Fiddle::Function.new(Fiddle.dlopen(nil)["statvfs"],
@@ -16,7 +16,7 @@ class Host
     @bytes, @bytes_at = bytes, monotonic
   end
 
-  def figures
+  def metrics
     { cpu: measured { cpu }, memory: measured { memory }, disk: measured { disk },
       network: measured { network }, response_time: measured { response_time } }
   end
@@ -60,7 +60,7 @@ class Host
     available && "#{(100.0 * (total.to_i - available.to_i) / total.to_i).round}%"
   end
 
-  # As df rounds. Running df would fork this process, with all its threads' stacks.
+  # Rounds as df does. Running df would fork this process with all its threads' stacks.
   def disk
     buffer = "\0" * 256
     return unless STATVFS.call("/", buffer).zero?
@@ -77,8 +77,8 @@ class Host
     "#{mbps < 10 ? mbps : mbps.round} Mbps"
   end
 
-  # Received and sent bytes of each physical interface; where there is none (a container), of
-  # each that looks real.
+  # Received and sent bytes of each physical interface. A container has none: there, of each
+  # interface that looks real.
   def bytes
     counters = File.readlines("/proc/net/dev").drop(2).to_h do |line|
       name, numbers = line.split(":", 2)

@@ -1,5 +1,6 @@
-// The least that a server can do for fan-out over TCP: one thread, one write(2) a stream, no HTTP server.
-// GET /stream holds the connection, any other path publishes one event: ./limit [port [payload bytes]]
+// The baseline for fan-out over TCP: one thread, one write(2) for each stream, and no HTTP parser.
+// GET /stream opens a stream. A request for any other path publishes one event to all streams.
+//   ./baseline [port [payload bytes]]
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
@@ -14,9 +15,9 @@
 #include <unistd.h>
 
 enum { MAX = 200000 };
-static int held[MAX], n;        // the descriptors of the open streams
-static int at[MAX];             // a descriptor's place in held, counted from 1; 0: it is not a stream
-static char event[65536 + 64]; // the newest, len bytes
+static int streams[MAX], n;    // the descriptors of the open streams
+static int place[MAX];         // a descriptor's index in streams plus 1; 0 if it is not a stream
+static char event[65536 + 64]; // the newest event, len bytes
 static int len, id, size = 600;
 
 static void encode(void)
@@ -24,13 +25,13 @@ static void encode(void)
 	len = sprintf(event, "id: %d\ndata: \"%0*d\"\n\n", ++id, size - 2, 0);
 }
 
-// Closes a connection. A stream's place is taken by the last one: its number may be another's at once.
+// Closes a connection. The last stream takes its place, because the kernel reuses the descriptor.
 static void drop(int fd)
 {
-	if (at[fd]) {
-		held[at[fd] - 1] = held[--n];
-		at[held[n]] = at[fd];
-		at[fd] = 0;
+	if (place[fd]) {
+		streams[place[fd] - 1] = streams[--n];
+		place[streams[n]] = place[fd];
+		place[fd] = 0;
 	}
 	close(fd);
 }
@@ -38,10 +39,11 @@ static void drop(int fd)
 static void publish(void)
 {
 	encode();
-	for (int i = n - 1; i >= 0; i--) { // backwards: drop moves only what has been served
-		int sent = write(held[i], event, len);
+	// Backwards: drop only moves streams that already have the event.
+	for (int i = n - 1; i >= 0; i--) {
+		int sent = write(streams[i], event, len);
 		if (sent != len && (sent >= 0 || errno != EAGAIN))
-			drop(held[i]); // it has gone, or holds half an event
+			drop(streams[i]); // the client is gone, or has half an event
 	}
 }
 
@@ -53,8 +55,8 @@ static void answer(int fd)
 	int got = read(fd, buf, sizeof buf);
 	if (got == 0 || (got < 0 && errno != EAGAIN)) {
 		drop(fd);
-	} else if (got < 11 || at[fd]) {
-		return; // nothing came, or a stream said something
+	} else if (got < 11 || place[fd]) {
+		return; // no request yet, or bytes from the client of a stream
 	} else if (memcmp(buf, "GET /stream", 11)) {
 		publish();
 		if (write(fd, ok, sizeof ok - 1) < 0)
@@ -62,8 +64,8 @@ static void answer(int fd)
 	} else if (write(fd, head, sizeof head - 1) < 0 || write(fd, event, len) != len) {
 		drop(fd);
 	} else {
-		held[n++] = fd;
-		at[fd] = n;
+		streams[n++] = fd;
+		place[fd] = n;
 	}
 }
 
@@ -73,7 +75,7 @@ int main(int argc, char **argv)
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	struct rlimit rl;
 	if (argc > 2 && ((size = atoi(argv[2])) < 3 || size > 65536))
-		return fputs("limit: the payload is 3 to 65536 bytes\n", stderr), 2;
+		return fputs("baseline: the payload must be 3 to 65536 bytes\n", stderr), 2;
 	encode();
 	signal(SIGPIPE, SIG_IGN);
 	getrlimit(RLIMIT_NOFILE, &rl);
@@ -82,7 +84,7 @@ int main(int argc, char **argv)
 	setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 	a.sin_port = htons(argc > 1 ? atoi(argv[1]) : 4101);
 	if (bind(l, (void *)&a, sizeof a) || listen(l, 4096))
-		return perror("limit: listening"), 1;
+		return perror("baseline: listening"), 1;
 	struct epoll_event ev = {.events = EPOLLIN, .data.fd = l}, evs[512];
 	epoll_ctl(ep, EPOLL_CTL_ADD, l, &ev);
 	for (;;) {
