@@ -1,31 +1,32 @@
 #!/bin/sh
-# Compares the stream's figures with top, free and df: idle, then with two busy loops, 1 GiB
-# allocated and a large download over loopback. Needs curl, procps and netcat; ends after 30 s.
+# Compares the metrics in the stream with top, free and df: first on the idle host, then with two busy
+# loops, 1 GiB allocated and a large download over loopback. Needs curl, procps and netcat. Takes 30 s.
 set -eu
 cd "$(dirname "$0")/.."
 [ -x ./sse-server ] || ./build.sh >/dev/null
 tmp=$(mktemp -d)
 jobs=
-# shellcheck disable=SC2086 # jobs are words
+# shellcheck disable=SC2086 # jobs is a list
 trap 'kill $jobs 2>/dev/null || true; rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM
 
 ./sse-server -addr 127.0.0.1:0 2>"$tmp/log" &
 jobs=$!
 sleep 1
-url=$(sed -n 's|.*url=\(http://[^ ]*\)/ .*|\1/dashboard/stream|p' "$tmp/log")
+url=$(sed -n 's|.*url=\(http://[^/ ]*\).*|\1/dashboard/stream|p' "$tmp/log")
+[ -n "$url" ] || { echo "agree.sh: the server did not start: $(cat "$tmp/log")" >&2 && exit 1; }
 
-# one CASE: a row for each figure, the stream's beside the tool's, over the same six seconds.
+# compare LOAD: a row for each metric, from the stream and from the tool, over the same six seconds.
 compare() {
 	LC_ALL=C top -bn2 -d 6 | sed -n 's/^%Cpu.* \([0-9.]*\) id, *\([0-9.]*\) wa.*/\1 \2/p' >"$tmp/top" &
 	top=$!
 	curl -sN -m 6.5 "$url" >"$tmp/stream" || true
 	wait "$top"
-	figure() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" "$tmp/stream" | tail -n 3 | tr '\n' ' '; }
-	printf '| %s | CPU | %s| %s%% (top) |\n' "$1" "$(figure cpu)" "$(tail -n 1 "$tmp/top" | awk '{printf "%.1f", 100-$1-$2}')"
-	printf '| | memory | %s| %s%% (free) |\n' "$(figure memory)" "$(free | awk '/^Mem/ {printf "%.1f", 100*($2-$7)/$2}')"
-	printf '| | disk | %s| %s (df) |\n' "$(figure disk)" "$(df -P / | awk 'END {print $5}')"
-	printf '| | network | %s| %s moved over lo |\n' "$(figure network)" "$(lo)"
+	metric() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" "$tmp/stream" | tail -n 3 | tr '\n' ' '; }
+	printf '| %s | CPU | %s| %s%% (top) |\n' "$1" "$(metric cpu)" "$(tail -n 1 "$tmp/top" | awk '{printf "%.1f", 100-$1-$2}')"
+	printf '| | memory | %s| %s%% (free) |\n' "$(metric memory)" "$(free | awk '/^Mem/ {printf "%.1f", 100*($2-$7)/$2}')"
+	printf '| | disk | %s| %s (df) |\n' "$(metric disk)" "$(df -P / | awk 'END {print $5}')"
+	printf '| | network | %s| %s moved over lo |\n' "$(metric network)" "$(lo)"
 }
 lo() {
 	now=$(awk -F'[: ]+' '$2 == "lo" {print $3}' /proc/net/dev)
@@ -34,7 +35,7 @@ lo() {
 }
 
 before=$(awk -F'[: ]+' '$2 == "lo" {print $3}' /proc/net/dev)
-echo '| load | figure | three snapshots | tool |'
+echo '| load | metric | three snapshots | tool |'
 echo '| --- | --- | --- | --- |'
 compare idle
 for _ in 1 2; do
