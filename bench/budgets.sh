@@ -1,67 +1,80 @@
 #!/bin/sh
-# Measures the server against bench/baseline.c, the baseline for fan-out: one
-# thread, one write(2) a stream. The server runs on core 0 and the client on core 1, in turns;
-# prints a table of medians. CLIENT may be another client with sse-client's JSON keys and the
-# flags named in ARGS. Needs Linux, two cores, a C compiler and python3; takes about ten minutes.
+# Compares the server with the baseline, bench/baseline.c: one thread, one write(2) for each stream.
+# The server runs on core 0, the client on core 1. Prints medians of interleaved runs.
+# Needs Linux, two cores, a C compiler, curl and python3. One build takes about eight minutes.
+#   BUILDS   builds to measure beside the working tree's ("this"): "old=/path/to/sse-server …";
+#            ./build.sh stamps each with its commit, which -version prints
+#   RUNS     runs of each kind (5); STREAMS: streams in a run (10000); ROUNDS: events in a run (20)
+#   IDLE     seconds to watch the server without streams, in each run (12)
+#   CLIENT   another client that prints sse-client's JSON keys (goclient/sse-client)
+#   ARGS     the client's flags; the number of streams follows them (-check none -json -clients)
+#   PORT     the server's port (17110)
 set -eu
 cd "$(dirname "$0")/.."
-streams=${STREAMS:-10000}
-turns=${TURNS:-5}
-rounds=${ROUNDS:-20}
-client=${CLIENT:-goclient/sse-client}
-args=${ARGS:--check none -json -clients}
-port=47110
-tmp=$(mktemp -d)
-server=
+runs=${RUNS:-5} streams=${STREAMS:-10000} rounds=${ROUNDS:-20} idle=${IDLE:-12} port=${PORT:-17110}
+client=${CLIENT:-goclient/sse-client} args=${ARGS:--check none -json -clients}
+builds="this=./sse-server ${BUILDS:-}" url=http://127.0.0.1:$port tmp=$(mktemp -d) server=''
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true; rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM
-./build.sh >/dev/null
-${CC:-cc} -O2 -o "$tmp/baseline" bench/baseline.c
-
-# run NAME CORES STREAM PUBLISH STALLED COMMAND...: one turn of one server.
-run() {
-	name=$1 cores=$2 stream=$3 publish=$4 stalled=$5
-	shift 5
-	taskset -c "$cores" "$@" 2>/dev/null &
+fail() {
+	echo "budgets.sh: $*" >&2
+	[ ! -f "$tmp/log" ] || tail -n 3 "$tmp/log" >&2
+	exit 1
+}
+start() { # CORES COMMAND...
+	taskset -c "$@" 2>"$tmp/log" &
 	server=$!
-	sleep 1
-	# shellcheck disable=SC2086 # args are words
-	taskset -c 1 "$client" -pid "$server" -url "http://127.0.0.1:$port$stream" \
-		-publish "http://127.0.0.1:$port$publish" -rounds "$rounds" -stalled "$stalled" $args "$streams" \
-		>"$tmp/$name.$turn.json" 2>/dev/null || echo "budgets: $name, turn $turn: the client found something wrong" >&2
+}
+stop() {
 	kill "$server"
 	wait "$server" 2>/dev/null || true
 	server=
 }
+fan_out() { # NAME CORES STREAM PUBLISH STALLED COMMAND...: one run, as NAME.RUN.json
+	name=$1 cores=$2 stream=$url$3 publish=$url$4 stalled=$5
+	shift 5
+	echo "run $run of $runs: $name" >&2
+	start "$cores" "$@"
+	sleep 1
+	# shellcheck disable=SC2086 # args are words
+	taskset -c 1 "$client" -pid "$server" -url "$stream" -publish "$publish" -rounds "$rounds" \
+		-stalled "$stalled" $args "$streams" >"$tmp/$name.$run.json" 2>>"$tmp/log" ||
+		echo "budgets.sh: the client found something wrong with $name in run $run" >&2
+	[ -s "$tmp/$name.$run.json" ] || fail "no result for $name"
+	stop
+}
+ticks() { awk '{print $14 + $15}' "/proc/$server/stat"; }
+no_streams() { # NAME PROGRAM: time from start to first event, then CPU and memory when idle
+	echo "run $run of $runs: $1" >&2
+	began=$(date +%s%N) first=''
+	start 0 "$2" -addr "127.0.0.1:$port" -log-level warn
+	until [ -n "$first" ]; do # the process may not listen yet
+		kill -0 "$server" 2>/dev/null || fail "$2 did not start"
+		first=$(curl -sN -m 3 --noproxy '*' "$url/dashboard/stream" |
+			{ grep -q '^data:' && date +%s%N; }) || true
+	done
+	before=$(ticks)
+	sleep "$idle"
+	printf '{"start_ms": %d, "ticks": %d, "kib": %d}\n' $(((first - began) / 1000000)) $(($(ticks) - before)) \
+		"$(awk '/^VmRSS/ {print $2}' "/proc/$server/status")" >"$tmp/$1.$run.json"
+	stop
+}
 
-sse="./sse-server -addr 127.0.0.1:$port -interval 0 -log-level warn"
-for turn in $(seq "$turns"); do
-	run baseline 0 /stream /pub 0 "$tmp/baseline" "$port" 453
-	# shellcheck disable=SC2086 # a command and its flags
-	run one-core 0 /dashboard/stream /dashboard/trigger-test 0 $sse
-	# shellcheck disable=SC2086
-	run stalled 0 /dashboard/stream /dashboard/trigger-test $((streams / 10)) $sse
-	# shellcheck disable=SC2086
-	run two-cores 0,1 /dashboard/stream /dashboard/trigger-test 0 $sse
+./build.sh >&2
+"${CC:-cc}" -O2 -o "$tmp/baseline" bench/baseline.c
+for build in $builds; do [ -x "${build#*=}" ] || fail "${build#*=} is not a program"; done
+for run in $(seq "$runs"); do
+	fan_out baseline 0 /stream /publish 0 "$tmp/baseline" "$port" 453 # as many bytes as sse-server sends
+	for row in one-core:0:0 stalled:0:$((streams / 10)) two-cores:0,1:0; do
+		cores=${row#*:}
+		for build in $builds; do
+			fan_out "${build%%=*} ${row%%:*}" "${cores%:*}" /dashboard/stream /dashboard/trigger-test "${row##*:}" \
+				"${build#*=}" -addr "127.0.0.1:$port" -interval 0 -log-level warn
+		done
+	done
+	for build in $builds; do no_streams "${build%%=*} idle" "${build#*=}"; done
 done
-echo "$streams streams, $rounds events, medians of $turns turns, $(uname -sr), $(go version | cut -d' ' -f3)"
-python3 - "$tmp" <<'PY'
-import glob, json, statistics, sys
-def median(name, *keys):
-    values = []
-    for path in glob.glob(f"{sys.argv[1]}/{name}.*.json"):
-        v = json.load(open(path))
-        for key in keys:
-            v = v[key]
-        values.append(v)
-    return statistics.median(values), values
-print("| server | bytes an event | memory a stream | CPU a delivery | against the baseline | last stream | against the baseline |")
-print("| --- | --- | --- | --- | --- | --- | --- |")
-for name, base in (("baseline", "baseline"), ("one-core", "baseline"), ("two-cores", "baseline"), ("stalled", "one-core")):
-    cpu, _ = median(name, "cpu_us_per_delivery")
-    last, spread = median(name, "last_delivery_ms", "p50")
-    print(f"| {name} | {median(name, 'bytes_per_delivery')[0]:.0f} | {median(name, 'rss_per_stream_kib')[0]:.2f} KiB | {cpu:.1f} µs"
-          f" | {cpu / median(base, 'cpu_us_per_delivery')[0]:.2f} | {last:.0f} ms ({min(spread):.0f} to {max(spread):.0f})"
-          f" | {last / median(base, 'last_delivery_ms', 'p50')[0]:.2f} |")
-print("`stalled`: one stream in ten is never read; compared with one-core, where all are.")
-PY
+echo "$(git describe --always --dirty), $(uname -sr), $(go version | cut -d' ' -f3):" \
+	"$streams streams, $rounds events, medians of $runs interleaved runs"
+# shellcheck disable=SC2086 # builds are words
+python3 bench/budgets.py "$tmp" "$idle" $builds
