@@ -1,5 +1,5 @@
-# What the scripts that start everything on one machine share; they source this from the project's
-# folder, with name set to their own.
+# Functions for the scripts that start everything on one machine. They source this file from the
+# project's folder and set name to their own name.
 PATH=$PATH:/usr/sbin
 fail() { echo "$name: $*" >&2; exit 1; }
 ask() { curl -s -m 2 --noproxy '*' -o /dev/null "$1"; } # URL
@@ -8,15 +8,15 @@ must_be_free() { # PORT...
 		! ask "http://127.0.0.1:$port/" || fail "$port is taken: give another first port"
 	done
 }
-must_have() { # PACKAGES, PROGRAM or file...; and what this project builds
+must_have() { # PACKAGES, PROGRAM or file...; also builds this project's programs
 	packages=$1
 	shift
 	for need in "$@"; do
 		command -v "$need" >/dev/null || [ -e "$need" ] ||
-			fail "$need is not there: apt-get install $packages"
+			fail "$need is missing: apt-get install $packages"
 	done
 	if command -v go >/dev/null; then ./build.sh >&2; fi
-	[ -x sse-server ] && [ -x goclient/sse-client ] || fail "sse-server is not built, and Go is not there"
+	[ -x sse-server ] && [ -x goclient/sse-client ] || fail "sse-server is not built, and Go is missing"
 }
 
 dir=$(mktemp -d)
@@ -40,7 +40,7 @@ start() { # NAME, URL to wait for or -, COMMAND...
 		sleep 0.1
 	done
 }
-until_true() { # NAME, COMMAND...: waits three seconds at most for what NAME is to come to
+until_true() { # NAME, COMMAND...: waits until COMMAND succeeds, three seconds at most
 	program=$1
 	shift
 	for try in 1 2 3 4 5 6 7 8 9 10; do
