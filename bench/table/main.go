@@ -150,14 +150,17 @@ func results(rows []row, stops, load string) string {
 	return b.String()
 }
 
-// about describes the machine and the versions.
+// about describes the machine, the commit and the versions.
 func about(load string) string {
 	var b strings.Builder
 	cores, model := runtime.NumCPU(), grep("/proc/cpuinfo", `(?m)^model name\s*: (.*)`)
 	memory, _ := strconv.Atoi(grep("/proc/meminfo", `MemTotal:\s*(\d+)`))
 	kernel := grep("/proc/sys/kernel/osrelease", `^[\d.]+`)
-	fmt.Fprintf(&b, "- %s; %d cores (%s), %d GiB, Linux %s; load before %s\n",
-		time.Now().UTC().Format("2006-01-02"), cores, model, (memory+1<<19)>>20, kernel, load)
+	// The version is the commit of the build. The folder is already changed by the new results.
+	version, _ := exec.Command("./sse-server", "-version").Output()
+	commit := strings.TrimPrefix(strings.TrimSpace(string(version)), "sse-server ")
+	fmt.Fprintf(&b, "- commit %s; %s; %d cores (%s), %d GiB, Linux %s; load before %s\n",
+		commit, time.Now().UTC().Format("2006-01-02"), cores, model, (memory+1<<19)>>20, kernel, load)
 	fmt.Fprintf(&b, "- Go %s", strings.TrimPrefix(runtime.Version(), "go"))
 	for _, c := range [][]string{
 		{"ruby", "-e", `require "puma/const"; require "rails/version"
