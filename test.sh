@@ -34,10 +34,10 @@ grep -A 1 -e '^ *--- SKIP' "$tmp/tests" | grep -v '^--$' >"$tmp/skips" || true
 say "the page in a browser"
 if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
 	skipped="$skipped; the page in a browser (no chromium)"
-elif ! (cd pagetest && go mod download) >/dev/null 2>&1; then
+elif ! (cd e2e/page && go mod download) >/dev/null 2>&1; then
 	skipped="$skipped; the page in a browser (its Go modules cannot be had)"
 else
-	(cd pagetest && go vet . && go test -v -count=1 -timeout 10m .) >"$tmp/page" 2>&1 || {
+	(cd e2e/page && go vet . && go test -v -count=1 -timeout 10m .) >"$tmp/page" 2>&1 || {
 		grep -v -e '^=== ' -e '--- PASS' "$tmp/page" >&2
 		fail "the page's tests"
 	}

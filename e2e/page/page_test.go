@@ -1,4 +1,4 @@
-package pagetest
+package page
 
 import (
 	"encoding/json"
@@ -31,8 +31,8 @@ import (
 
 var tiles = []string{"cpu", "memory", "disk", "network", "response_time"}
 
-// Neither this test nor TestAnHourOfSnapshotsLeavesMemoryFlat is parallel: they measure.
-func TestPageIsLiveWithinASecond(t *testing.T) {
+// Neither this test nor TestMemoryStaysFlatForAnHour is parallel: they measure.
+func TestPageIsLiveSoon(t *testing.T) {
 	s := startServer(t)
 	s.follow(t)
 	p := open(t, s.url+"/")
@@ -94,7 +94,7 @@ func TestPageShowsTheStreamsValues(t *testing.T) {
 	}
 }
 
-func TestTestBroadcastAppearsOnce(t *testing.T) {
+func TestActivitiesListATestBroadcastOnce(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	p := open(t, s.url+"/")
@@ -114,7 +114,7 @@ func TestTestBroadcastAppearsOnce(t *testing.T) {
 	}
 }
 
-func TestAlarmIsToldInWords(t *testing.T) {
+func TestAlarmIsShownInWords(t *testing.T) {
 	t.Parallel()
 	p := open(t, startServer(t, "-interval", "500ms", "-probe", failing(t)).url+"/")
 	p.waitFor(`document.querySelector("#status").textContent.trim() === "Critical"`)
@@ -182,7 +182,7 @@ func number(v *float64) float64 {
 	return *v
 }
 
-func TestSevenTabsCostOneStreamAndAnotherTakesOver(t *testing.T) {
+func TestTabsShareOneStreamAndTakeItOver(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms")
 	tabs := []*tab{open(t, s.url+"/")}
@@ -249,7 +249,7 @@ func TestStreamClosesWithThePage(t *testing.T) {
 	s.waitForStreams(t, 1)
 }
 
-func TestRestartOfTheServer(t *testing.T) {
+func TestServerRestartKeepsLinesAndActivities(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms", "-probe", failing(t))
 	p := open(t, s.url+"/")
@@ -282,7 +282,7 @@ func TestRestartOfTheServer(t *testing.T) {
 	s.waitForStreams(t, 1)
 }
 
-func TestStalledServerIsStaleAndRecovers(t *testing.T) {
+func TestServerStalledIsStaleAndRecovers(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms")
 	p := open(t, s.url+"/")
@@ -309,7 +309,7 @@ func TestStalledServerIsStaleAndRecovers(t *testing.T) {
 	}
 }
 
-func TestProxyErrorEndsNothingForEver(t *testing.T) {
+func TestProxyErrorIsRetriedUntilItEnds(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	proxy, broken := s.inFrontOfStream(t)
@@ -341,7 +341,7 @@ func TestProxyErrorEndsNothingForEver(t *testing.T) {
 }
 
 // The browser reconnects by itself then, and the page fetches what was missed.
-func TestLinesHaveNoGapAfterTheNetworkWasGone(t *testing.T) {
+func TestLinesHaveNoGapAfterAnOutage(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "1s")
 	target, _ := url.Parse(s.url)
@@ -374,7 +374,7 @@ func TestLinesHaveNoGapAfterTheNetworkWasGone(t *testing.T) {
 }
 
 // A tab that hangs while it holds the stream loses it to another, and does no harm when it wakes up.
-func TestHangingHolderIsReplacedAndDoesNoHarmLater(t *testing.T) {
+func TestTabsReplaceAHangingHolder(t *testing.T) {
 	for _, address := range []string{"/", "/?stream=/dashboard/stream"} {
 		t.Run(address, func(t *testing.T) { testHangingHolder(t, address) })
 	}
@@ -416,7 +416,7 @@ func testHangingHolder(t *testing.T, address string) {
 }
 
 // What a tab missed while it hung comes late, to itself and to the others.
-func TestOldSnapshotIsIgnoredUnlessItIsTheFirstOfAStream(t *testing.T) {
+func TestSnapshotIfOldIsIgnoredUnlessFirst(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "1h")
 	first := open(t, s.url+"/")
@@ -439,13 +439,13 @@ func TestOldSnapshotIsIgnoredUnlessItIsTheFirstOfAStream(t *testing.T) {
 	}
 }
 
-func TestPageIsLiveWhereLocksAreRefused(t *testing.T) {
+func TestLocksRefusedLeaveThePageLive(t *testing.T) {
 	t.Parallel()
 	p := open(t, startServer(t).url+"/", `LockManager.prototype.request = () => Promise.reject(new DOMException("no cookies", "SecurityError"))`)
 	p.waitForState("live")
 }
 
-func TestAllTimesAreTheServers(t *testing.T) {
+func TestTimesAreTheServers(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	p := open(t, "about:blank", `Date.now = ((now) => () => now() + 3600e3)(Date.now)`) // a clock that is an hour ahead
@@ -465,7 +465,7 @@ func TestAllTimesAreTheServers(t *testing.T) {
 	}
 }
 
-func TestOldSnapshotIsDrawnWhereItBelongs(t *testing.T) {
+func TestLinesShowAnOldSnapshotAtItsTime(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "1h")
 	s.follow(t)
@@ -486,7 +486,7 @@ func TestOldSnapshotIsDrawnWhereItBelongs(t *testing.T) {
 	}
 }
 
-func TestStalledServerIsNoticedWithoutAnInterval(t *testing.T) {
+func TestServerStalledIsNoticedWithoutInterval(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "0")
 	p := open(t, s.url+"/")
@@ -500,7 +500,7 @@ func TestStalledServerIsNoticedWithoutAnInterval(t *testing.T) {
 	p.waitForState("live")
 }
 
-func TestActivityTextStaysText(t *testing.T) {
+func TestStreamTextStaysText(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
 	p := open(t, f.url+"/")
@@ -540,14 +540,14 @@ func TestActivityTextStaysText(t *testing.T) {
 }
 
 // The server repeats what was put into it last, when nothing comes any more.
-func TestStaleStatusIsGreyAndItsClockIsNotBelieved(t *testing.T) {
+func TestStatusStaleIsGreyAndItsClockIgnored(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
 	open(t, f.url+"/").seesStaleStatus(func(data string) { f.send(t, time.Now(), data) })
 }
 
 // The page knows that its stream is alive from what comes, with nothing new in it too.
-func TestEdgeThatHasNothingNewIsConnected(t *testing.T) {
+func TestEdgeIsConnectedWhileNothingIsNew(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-edge", "-interval", "0")
 	p := open(t, s.url+"/")
@@ -634,9 +634,9 @@ func TestPageWorksBehindAPathPrefix(t *testing.T) {
 }
 
 // The README's listen and its ten lines, in a page of another origin.
-func TestReadmesPageOfItsOwnShowsTheStream(t *testing.T) {
+func TestReadmePageShowsTheStream(t *testing.T) {
 	t.Parallel()
-	readme, err := os.ReadFile("../README.md")
+	readme, err := os.ReadFile("../../README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -677,7 +677,7 @@ func TestReadmesPageOfItsOwnShowsTheStream(t *testing.T) {
 }
 
 // Each other test fails at such a problem, too; this one shows that problems are seen.
-func TestNoErrorAndNoPolicyViolation(t *testing.T) {
+func TestConsoleHasNoErrorAndNoViolation(t *testing.T) {
 	t.Parallel()
 	p := open(t, startServer(t, "-interval", "500ms").url+"/")
 	p.waitForState("live")
@@ -694,7 +694,7 @@ func TestNoErrorAndNoPolicyViolation(t *testing.T) {
 	})
 }
 
-func TestNoHorizontalScrollFromANarrowToAWideScreen(t *testing.T) {
+func TestLayoutNeverScrollsSideways(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
 	p := open(t, f.url+"/")
@@ -717,10 +717,10 @@ func TestNoHorizontalScrollFromANarrowToAWideScreen(t *testing.T) {
 	}
 }
 
-func TestAnHourOfSnapshotsLeavesMemoryFlat(t *testing.T) {
+func TestMemoryStaysFlatForAnHour(t *testing.T) {
 	const rate = 200 // a second
 	n := 1800
-	if d, err := time.ParseDuration(os.Getenv("PAGETEST_LONG")); err == nil {
+	if d, err := time.ParseDuration(os.Getenv("SSE_PAGE_LONG")); err == nil {
 		n = max(n, int(d.Seconds()*rate))
 	}
 	f := startFake(t)
@@ -808,7 +808,7 @@ func TestAccessibilityTreeNamesEverything(t *testing.T) {
 	}
 }
 
-func TestAxeFindsNothing(t *testing.T) {
+func TestAccessibilityAxeFindsNothing(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms")
 	alarmed := startServer(t, "-interval", "500ms", "-probe", failing(t))
@@ -849,13 +849,13 @@ func TestAxeFindsNothing(t *testing.T) {
 
 func TestScreenshots(t *testing.T) {
 	t.Parallel()
-	dir := os.Getenv("PAGETEST_SCREENSHOTS")
+	dir := os.Getenv("SSE_PAGE_SCREENSHOTS")
 	if dir == "" {
-		t.Skip("PAGETEST_SCREENSHOTS names no directory")
+		t.Skip("SSE_PAGE_SCREENSHOTS names no directory")
 	}
 	s := startServer(t)
 	alarmed := startServer(t, "-probe", failing(t))
-	wait, err := time.ParseDuration(os.Getenv("PAGETEST_SCREENSHOTS_AFTER"))
+	wait, err := time.ParseDuration(os.Getenv("SSE_PAGE_SCREENSHOTS_AFTER"))
 	if err != nil {
 		wait = 20 * time.Second
 	}
@@ -930,7 +930,7 @@ func TestKeyboardReachesEverything(t *testing.T) {
 	p.waitFor(`/broadcast/i.test(document.querySelector("#answer").textContent)`)
 }
 
-func TestPointingAtALineShowsItsValueAndTime(t *testing.T) {
+func TestPointerShowsALinesValueAndTime(t *testing.T) {
 	t.Parallel()
 	p := open(t, startServer(t, "-interval", "500ms").url+"/")
 	p.waitFor("points.length >= 2")
@@ -949,7 +949,7 @@ func TestPointingAtALineShowsItsValueAndTime(t *testing.T) {
 	p.mustTip("touching")
 }
 
-func TestWithoutWebLocksAHiddenTabHasNoStream(t *testing.T) {
+func TestLocksMissingHiddenTabHasNoStream(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms")
 	const noLocks = `delete Navigator.prototype.locks`

@@ -1,4 +1,4 @@
-module pagetest
+module sse-server/e2e/page
 
 go 1.25
 

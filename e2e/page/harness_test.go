@@ -1,10 +1,10 @@
-// Package pagetest looks at the server's page in a real Chromium, which it finds on the PATH.
+// Package page looks at the server's page in a real Chromium, which it finds on the PATH.
 //
-//	PAGETEST_REQUIRED=1          fail, and do not skip, where there is no Chromium
-//	PAGETEST_LONG=2m             send made-up snapshots for so long, not an hour's 1,800
-//	PAGETEST_SCREENSHOTS=DIR     write pictures of the page into DIR
-//	PAGETEST_SCREENSHOTS_AFTER=… let the server run for so long before (default 20s)
-package pagetest
+//	SSE_PAGE_REQUIRED=1          fail, and do not skip, where there is no Chromium
+//	SSE_PAGE_LONG=2m             send made-up snapshots for so long, not an hour's 1,800
+//	SSE_PAGE_SCREENSHOTS=DIR     write pictures of the page into DIR
+//	SSE_PAGE_SCREENSHOTS_AFTER=… let the server run for so long before (default 20s)
+package page
 
 import (
 	"bufio"
@@ -47,14 +47,14 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
 	flag.Set("test.parallel", "4") // unless -parallel says otherwise: tests wait most of the time
-	dir, err := os.MkdirTemp("", "pagetest")
+	dir, err := os.MkdirTemp("", "page")
 	if err != nil {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
 	binary = filepath.Join(dir, "sse-server")
 	build := exec.Command("go", "build", "-o", binary, "main.go")
-	build.Dir = ".."
+	build.Dir = "../.."
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building the server: %v\n%s", err, out)
 		return 1
@@ -93,7 +93,7 @@ type server struct {
 // startServer skips the test where there is no browser to look at the server.
 func startServer(t *testing.T, args ...string) *server {
 	t.Helper()
-	if chromium == nil && os.Getenv("PAGETEST_REQUIRED") != "" {
+	if chromium == nil && os.Getenv("SSE_PAGE_REQUIRED") != "" {
 		t.Fatal(missing)
 	} else if chromium == nil {
 		t.Skip(missing)

@@ -1,4 +1,4 @@
-package pagetest
+package page
 
 import (
 	"fmt"
@@ -125,7 +125,7 @@ func (p *tab) waitForCPU(want string) {
 	p.waitFor(fmt.Sprintf(`document.querySelector("#cpu .value").textContent === %q`, want))
 }
 
-func TestStreamFromElsewhereIsShownInOrderOfArrival(t *testing.T) {
+func TestOtherStreamShowsEventsInOrderOfArrival(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
 	p := open(t, s.URL+ofStream)
@@ -157,7 +157,7 @@ func TestStreamFromElsewhereIsShownInOrderOfArrival(t *testing.T) {
 	}
 }
 
-func TestAddressThatAsksForAStreamOfAnotherOriginIsRefused(t *testing.T) {
+func TestOtherStreamOfAnotherOriginIsRejected(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	var asked atomic.Int32
@@ -197,7 +197,7 @@ func TestAddressThatAsksForAStreamOfAnotherOriginIsRefused(t *testing.T) {
 	}
 }
 
-func TestAddressStaysText(t *testing.T) {
+func TestOtherStreamAddressStaysText(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
 	p := open(t, "about:blank")
@@ -217,7 +217,7 @@ func TestAddressStaysText(t *testing.T) {
 	}
 }
 
-func TestRedirectToAnotherOriginIsNotFollowed(t *testing.T) {
+func TestOtherStreamFollowsNoRedirectToAnotherOrigin(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -245,7 +245,7 @@ func TestRedirectToAnotherOriginIsNotFollowed(t *testing.T) {
 	}
 }
 
-func TestTabsShareAStreamByItsURLAndDoNotMix(t *testing.T) {
+func TestOtherStreamsAreSharedByURLAndDoNotMix(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
 	a := open(t, s.URL+"/?stream=/sub/a")
@@ -288,7 +288,7 @@ func TestTabsShareAStreamByItsURLAndDoNotMix(t *testing.T) {
 }
 
 // What it read while it hung comes when another holds the stream, and has no id that tells it is old.
-func TestTabThatLostAStreamFromElsewhereChangesNothing(t *testing.T) {
+func TestOtherStreamLostByATabIsNotTouchedByIt(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
 	first := open(t, s.URL+ofStream)
@@ -313,7 +313,7 @@ func TestTabThatLostAStreamFromElsewhereChangesNothing(t *testing.T) {
 	}
 }
 
-func TestStreamFromElsewhereIsStaleDisconnectedAndBack(t *testing.T) {
+func TestOtherStreamIsStaleDisconnectedAndBack(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
 	p := open(t, s.URL+ofStream)
@@ -355,7 +355,7 @@ func TestStreamFromElsewhereIsStaleDisconnectedAndBack(t *testing.T) {
 	}
 }
 
-func TestStreamThatIsOpenAgainIsNotDisconnectedWhileNothingComes(t *testing.T) {
+func TestOtherStreamReopenedIsNotDisconnected(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
 	p := open(t, s.URL+ofStream)
@@ -370,7 +370,7 @@ func TestStreamThatIsOpenAgainIsNotDisconnectedWhileNothingComes(t *testing.T) {
 }
 
 // Triggers and pauses come between what comes at an interval.
-func TestIntervalOfAStreamFromElsewhereIsLearnt(t *testing.T) {
+func TestOtherStreamIntervalIsLearnt(t *testing.T) {
 	t.Parallel()
 	p := open(t, startSite(t).URL+ofStream)
 	p.waitFor("holder")
@@ -399,7 +399,7 @@ func TestIntervalOfAStreamFromElsewhereIsLearnt(t *testing.T) {
 }
 
 // The clock of what sends them may be in another zone and go wrong, and nobody tells what it is.
-func TestTimesOfAStreamFromElsewhereAreItsOwn(t *testing.T) {
+func TestOtherStreamTimesAreItsOwn(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
 	p := open(t, "about:blank")
@@ -421,7 +421,7 @@ func TestTimesOfAStreamFromElsewhereAreItsOwn(t *testing.T) {
 }
 
 // Nchan begins each stream with its last messages: a new stream must not show again what was shown.
-func TestMessagesThatAStreamBeginsWithAgainAreNotShownAgain(t *testing.T) {
+func TestOtherStreamRepeatsNothingWhenReopened(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
 	var feed []activity
@@ -461,7 +461,7 @@ func TestMessagesThatAStreamBeginsWithAgainAreNotShownAgain(t *testing.T) {
 	p.waitForCPU("15%")
 }
 
-func TestStaleStatusFromElsewhereIsGreyToo(t *testing.T) {
+func TestOtherStreamStaleStatusIsGrey(t *testing.T) {
 	t.Parallel()
 	s := startSite(t)
 	p := open(t, s.URL+ofStream)
@@ -469,7 +469,7 @@ func TestStaleStatusFromElsewhereIsGreyToo(t *testing.T) {
 	p.seesStaleStatus(func(data string) { s.send("/sub/dashboard", "data: "+data+"\n\n") })
 }
 
-func TestPageShowsAnNchanStream(t *testing.T) {
+func TestOtherStreamMayBeNchans(t *testing.T) {
 	t.Parallel()
 	nginx, err := exec.LookPath("nginx")
 	const module = "/usr/lib/nginx/modules/ngx_nchan_module.so"
