@@ -179,10 +179,10 @@ func TestOtherStreamOfAnotherOriginIsRejected(t *testing.T) {
 	} {
 		p.do(chromedp.Navigate(s.url + "/?stream=" + url.QueryEscape(stream)))
 		want := "Only streams of " + s.url + " are shown: change stream= in this page's address."
-		if got := eval[string](p, `document.body.innerText.split(/\s*\n\s*/).join("|")`); got != "Dashboard"+host+"|Refused|"+want {
+		if got := eval[string](p, `document.body.innerText.split(/\s*\n\s*/).join("|")`); got != "Dashboard"+host+"|Rejected|"+want {
 			t.Errorf("%q: the page says %q", stream, got)
 		}
-		if got := eval[string](p, "document.title"); got != "Refused · "+host {
+		if got := eval[string](p, "document.title"); got != "Rejected · "+host {
 			t.Errorf("%q: the title is %q", stream, got)
 		}
 		eval[bool](p, `dispatchEvent(new Event("online")), dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true})),

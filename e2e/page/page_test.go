@@ -539,45 +539,16 @@ func TestStreamTextStaysText(t *testing.T) {
 	}
 }
 
-// The server repeats what was put into it last, when nothing comes any more.
+// A forwarder puts its last snapshot again so when nothing comes any more.
 func TestStatusStaleIsGreyAndItsClockIgnored(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
 	open(t, f.url+"/").seesStaleStatus(func(data string) { f.send(t, time.Now(), data) })
 }
 
-// The page knows that its stream is alive from what comes, with nothing new in it too.
-func TestEdgeIsConnectedWhileNothingIsNew(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-edge", "-interval", "0")
-	p := open(t, s.url+"/")
-	p.waitForState("live")
-	stays := func(word string, d time.Duration) {
-		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
-			if state, got := eval[string](p, "state()"), p.text("#live"); state != "live" || got != word {
-				t.Fatalf("the page is %s and says %q, want %q", state, got, word)
-			}
-		}
-	}
-	stays("connected", 12*time.Second) // it has nothing yet
-	same := madeUp("45%").json()
-	put := func() {
-		req, _ := http.NewRequest("PUT", s.url+"/dashboard/snapshot", strings.NewReader(same))
-		req.Header.Set("Content-Type", "application/json")
-		if resp, err := http.DefaultClient.Do(req); err != nil || resp.StatusCode != 204 {
-			t.Fatalf("PUT: %v, %v", resp, err)
-		}
-	}
-	put()
-	p.waitForCPU("45%")
-	for range [3]int{} { // the same again, as a forwarder does at each heartbeat
-		stays("live", 5*time.Second)
-		put()
-	}
-	if n := s.debug(t).Opened; n != 1 {
-		t.Errorf("the page opened %d streams", n)
-	}
-}
+// isGrey tells whether the page shows that its metrics are old.
+const isGrey = `["--line", "--text", "--ok"].every((name) => getComputedStyle(document.querySelector("main")).getPropertyValue(name)
+	=== getComputedStyle(document.body).getPropertyValue("--muted"))`
 
 func (p *tab) seesStaleStatus(send func(data string)) {
 	p.Helper()
@@ -596,13 +567,11 @@ func (p *tab) seesStaleStatus(send func(data string)) {
 	}
 	time.Sleep(1100 * time.Millisecond)
 	send(long.json())
-	const grey = `["--line", "--text", "--ok"].every((name) => getComputedStyle(document.querySelector("main")).getPropertyValue(name)
-		=== getComputedStyle(document.body).getPropertyValue("--muted"))`
-	if !eval[bool](p, grey) {
-		p.Error("the old figures are not grey")
+	if !eval[bool](p, isGrey) {
+		p.Error("the old metrics are not grey")
 	}
 	if n := len(p.points()); n > 0 {
-		p.Errorf("the old figures are drawn as %d new points", n)
+		p.Errorf("the old metrics are drawn as %d new points", n)
 	}
 	if got, now := eval[string](p, "ownClock(Date.now())"), time.Now(); got < now.Add(-2*time.Second).Format(time.TimeOnly) || got > now.Format(time.TimeOnly) {
 		p.Errorf("it is %s on the page, and %v", got, now)
@@ -612,8 +581,8 @@ func (p *tab) seesStaleStatus(send func(data string)) {
 	}
 	send(madeUp("46%").json())
 	p.waitFor(`document.querySelector("#cpu .value").textContent === "46%"`)
-	if eval[bool](p, grey) || p.text("#status")+p.text("#live") != "Onlinelive" || len(p.points()) != 1 {
-		p.Errorf("fresh figures are grey, %q, %q, or not drawn", p.text("#status"), p.text("#live"))
+	if eval[bool](p, isGrey) || p.text("#status")+p.text("#live") != "Onlinelive" || len(p.points()) != 1 {
+		p.Errorf("fresh metrics are grey, %q, %q, or not drawn", p.text("#status"), p.text("#live"))
 	}
 }
 
@@ -855,6 +824,7 @@ func TestScreenshots(t *testing.T) {
 	}
 	s := startServer(t)
 	alarmed := startServer(t, "-probe", failing(t))
+	edge := startServer(t, "-edge")
 	wait, err := time.ParseDuration(os.Getenv("SSE_PAGE_SCREENSHOTS_AFTER"))
 	if err != nil {
 		wait = 20 * time.Second
@@ -889,6 +859,17 @@ func TestScreenshots(t *testing.T) {
 	alarmed.kill()
 	p.waitForState("disconnected")
 	shoot(p, "disconnected", 1280, 960, 2, screen)
+	p.do(chromedp.Navigate(edge.url + "/"))
+	p.waitFor("shared.counted > 0")
+	shoot(p, "waiting", 1280, 960, 2, screen)
+	edge.put(t, madeUp("45%", activity{"15:04:05", "Deployed v42", "success", "activity-success"}).json())
+	p.waitForState("live")
+	shoot(p, "external", 1280, 960, 2, screen)
+	edge.kill()
+	p.waitForState("disconnected")
+	edge.restart(t)
+	p.waitForState("waiting")
+	shoot(p, "waiting-again", 1280, 960, 2, screen)
 }
 
 // tips are the texts of the tips that are visible.
