@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/chromedp/chromedp"
@@ -63,14 +64,32 @@ func (p *tab) seen() []string {
 func TestExternalSnapshotIsNeverStaleByThePagesClock(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	before := open(t, s.url+"/", ownClock) // it learns the interval of the host's own snapshots
+	var hold sync.Mutex // held while the history is not to be answered
+	proxy := s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.URL.Path == "/dashboard/history" {
+			hold.Lock()
+			defer hold.Unlock()
+		}
+		next.ServeHTTP(w, r)
+	})
+	before := open(t, proxy.URL+"/", ownClock) // it learns the interval of the host's own snapshots
 	before.waitFor("shared.interval === 2 && shared.counted > 0")
 	s.put(t, madeUp("45%").json())
+	before.waitForCPU("45%")
+	got := func() string {
+		hold.Lock()
+		defer hold.Unlock()
+		return eval[string](before, `(() => { for (let i = 0; i < 7; i++) { ahead += 1e3; tick(); } return state(); })()`)
+	}()
+	if got != "live" {
+		t.Errorf("before it knows that the interval ended, the page is %s", got)
+	}
+	before.waitFor("shared.interval === 0")
 	after := open(t, s.url+"/", ownClock)
 	for _, p := range []*tab{before, after} {
 		p.waitForCPU("45%")
 		p.waitForState("live")
-		follower := p.another(s.url+"/", ownClock)
+		follower := p.another(eval[string](p, "location.href"), ownClock)
 		follower.waitForState("live")
 		eval[bool](p, "watchStates(), true")
 		p.advance()
