@@ -5,15 +5,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"reflect"
 	"regexp"
 	"runtime"
@@ -380,29 +376,6 @@ func TestRoomOfStreamsThatAreGoneIsForAllWhoComeAtOnce(t *testing.T) {
 	}
 }
 
-func TestRefusalWhenNoDescriptorCanBeDuplicated(t *testing.T) {
-	t.Parallel()
-	p := startBinary(t, []string{"TEST_FEW_FILES=40"}, "-max-streams", "40", "-probe", "http://127.0.0.1:1/")
-	defer p.stop(t)
-	refused := 0
-	for i := 0; i < 60 && refused < 2; i++ {
-		c := dial(t, p.addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
-		head := make([]byte, 256)
-		c.SetReadDeadline(time.Now().Add(5 * time.Second))
-		n, err := io.ReadAtLeast(c, head, 200)
-		if err != nil && n == 0 {
-			break // not even accepted
-		}
-		if strings.Contains(string(head[:n]), ": full, ") {
-			refused++
-		}
-	}
-	if refused == 0 {
-		t.Error("no stream was refused although there were no descriptors left")
-	}
-	p.mustLog(t, "too many open files")
-}
-
 func TestHeadersOver16KiBAreRefused(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
@@ -492,128 +465,6 @@ func TestDefaultMaxStreamsLeavesDescriptors(t *testing.T) {
 	}
 }
 
-func TestPasswordOfTheProbeIsShownNowhere(t *testing.T) {
-	t.Parallel()
-	p := startBinary(t, nil, "-probe", "http://me:s3cret@127.0.0.1:1/up")
-	s := &server{addr: p.addr}
-	if _, _, body := s.request(t, "GET", "/dashboard/debug"); strings.Contains(body, "s3cret") || !strings.Contains(body, "127.0.0.1:1/up") {
-		t.Errorf("the state is %s", body)
-	}
-	p.mustLog(t, "a figure is missing.*source=probe")
-	p.stop(t)
-	if log := p.log(); strings.Contains(log, "s3cret") {
-		t.Errorf("the log is\n%s", log)
-	}
-}
-
-func TestHelpListsEachSettingWithItsVariable(t *testing.T) {
-	out, err := binary(t, nil, "-h").Output()
-	if err != nil {
-		t.Error(err)
-	}
-	for _, name := range []string{"addr", "interval", "heartbeat", "probe", "disk", "origins",
-		"max-streams", "log-format", "log-level", "version"} {
-		variable := "[SSE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "]"
-		if name == "version" {
-			variable = "" // a deployment may well have SSE_VERSION for itself
-		}
-		if !strings.Contains(string(out), "-"+name) || !strings.Contains(string(out), variable) {
-			t.Errorf("-h lacks -%s or %s:\n%s", name, variable, out)
-		}
-	}
-}
-
-func TestBadSettingEndsTheStartWithStatus2(t *testing.T) {
-	out, err := binary(t, nil, "-interval", "1ms").CombinedOutput()
-	var e *exec.ExitError
-	if !errors.As(err, &e) || e.ExitCode() != 2 || strings.Count(string(out), "\n") != 1 {
-		t.Errorf("status %v, output %q", err, out)
-	}
-}
-
-func TestVersionIsPrinted(t *testing.T) {
-	out, err := binary(t, []string{"SSE_VERSION=1.2.3"}, "-version").Output()
-	if err != nil || string(out) != "sse-server dev\n" {
-		t.Errorf("-version prints %q, %v", out, err)
-	}
-}
-
-func TestTakenPortEndsTheStartWithOneLineAndStatus1(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	out, err := binary(t, nil, "-addr", l.Addr().String()).CombinedOutput()
-	var e *exec.ExitError
-	if !errors.As(err, &e) || e.ExitCode() != 1 || strings.Count(string(out), "\n") != 1 ||
-		!strings.Contains(string(out), "already in use: choose another -addr") {
-		t.Errorf("status %v, output %q", err, out)
-	}
-}
-
-func TestSignalsSendEachStreamARetryAndEndWithStatus0(t *testing.T) {
-	t.Parallel()
-	for _, sig := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
-		p := startBinary(t, nil)
-		var clients []*client
-		for i := 0; i < 50; i++ {
-			c := dial(t, p.addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-			c.head(t)
-			c.event(t)
-			clients = append(clients, c)
-		}
-		start := time.Now()
-		p.cmd.Process.Signal(sig)
-		retries := map[string]bool{}
-		for _, c := range clients {
-			rest, err := io.ReadAll(c.r)
-			m := regexp.MustCompile(`retry: ([1-4]\d{3})\n\n$`).FindStringSubmatch(string(rest))
-			if err != nil || m == nil {
-				t.Fatalf("a stream ended with %q, %v", rest, err)
-			}
-			retries[m[1]] = true
-		}
-		if len(retries) < 25 {
-			t.Errorf("only %d different retry times for 50 streams", len(retries))
-		}
-		if err := p.cmd.Wait(); err != nil || time.Since(start) > 2*time.Second {
-			t.Errorf("%v: ended after %v with %v", sig, time.Since(start), err)
-		}
-		if c, err := net.Dial("tcp", p.addr); err == nil {
-			c.Close()
-			t.Error("the port is still open")
-		}
-		p.mustLog(t, "msg=stopped")
-	}
-}
-
-func TestSecondSignalEndsTheServerAtOnce(t *testing.T) {
-	t.Parallel()
-	p := startBinary(t, nil)
-	dial(t, p.addr, "GET /health HTTP/1.1\r\nHost: localhost\r\nX-") // a request that is never finished
-	time.Sleep(100 * time.Millisecond)
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	time.Sleep(100 * time.Millisecond)
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	var e *exec.ExitError
-	if err := p.cmd.Wait(); !errors.As(err, &e) || e.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
-		t.Errorf("ended with %v, want it killed by the second signal", err)
-	}
-}
-
-func TestUnfinishedRequestDelaysShutdownByLessThanTwoSeconds(t *testing.T) {
-	t.Parallel()
-	p := startBinary(t, nil)
-	dial(t, p.addr, "GET /health HTTP/1.1\r\nHost: localhost\r\nX-")
-	time.Sleep(100 * time.Millisecond)
-	start := time.Now()
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	if err := p.cmd.Wait(); err != nil || time.Since(start) > 2*time.Second {
-		t.Errorf("ended after %v with %v", time.Since(start), err)
-	}
-}
-
 func TestShutdownAnswersTheTriggerThatWaits(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "0")
@@ -628,58 +479,6 @@ func TestShutdownAnswersTheTriggerThatWaits(t *testing.T) {
 	s.stop()
 	if code := <-codes; code != 200 {
 		t.Errorf("the trigger was answered with %d", code)
-	}
-}
-
-func TestDeadLogPipeDoesNotEndTheServer(t *testing.T) {
-	t.Parallel()
-	p := startBinary(t, nil)
-	p.logPipe.Close()
-	for i := 0; i < 3; i++ {
-		c := dial(t, p.addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n") // logs a line
-		c.head(t)
-		c.event(t)
-	}
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	if err := p.cmd.Wait(); err != nil {
-		t.Errorf("the server ended with %v", err)
-	}
-}
-
-func TestLogThatNobodyReadsHoldsNothingUp(t *testing.T) {
-	t.Parallel()
-	cmd := binary(t, nil, "-addr", "127.0.0.1:0", "-interval", "100ms", "-log-level", "debug")
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	cmd.Stderr = w
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Process.Kill()
-	w.Close()
-	line, err := bufio.NewReaderSize(r, 512).ReadString('\n')
-	addr := regexp.MustCompile(`http://([^/]*)/`).FindStringSubmatch(line)
-	if err != nil || addr == nil {
-		t.Fatalf("%q, %v", line, err)
-	}
-	stays := dial(t, addr[1], "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	stays.head(t)
-	for i := 0; i < 500; i++ { // two lines each: more than a pipe holds
-		c := dial(t, addr[1], "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nUser-Agent: "+
-			strings.Repeat("u", 128)+"\r\n\r\n")
-		c.head(t)
-		c.Close()
-	}
-	for i := 0; i < 10; i++ {
-		stays.event(t)
-	}
-	start := time.Now()
-	cmd.Process.Signal(syscall.SIGTERM)
-	if err := cmd.Wait(); err != nil || time.Since(start) > 2*time.Second {
-		t.Errorf("ended after %v with %v", time.Since(start), err)
 	}
 }
 
@@ -703,58 +502,7 @@ func TestLogBeyondItsBoundIsDroppedAndCounted(t *testing.T) {
 	}
 }
 
-func TestLogHasALineForEachEventOfAStreamsLife(t *testing.T) {
-	t.Parallel()
-	p := startBinary(t, nil, "-heartbeat", "200ms", "-log-level", "debug")
-	c := dial(t, p.addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nUser-Agent: me\r\n\r\n")
-	c.head(t)
-	c.event(t)
-	for c.line(t) != ": heartbeat\n" {
-	}
-	c.Close()
-	time.Sleep(2 * sweepEvery)
-	p.stop(t)
-	for _, want := range []string{
-		`msg=listening url=http://127.0.0.1:\d+/ version=dev settings=.*interval:2s`,
-		`msg="stream opened" stream=1 remote=127.0.0.1:\d+ user_agent=me`,
-		`msg=broadcast id=\d+ streams=1`,
-		`msg=heartbeat streams=1`,
-		`msg="stream closed" stream=1 remote=127.0.0.1:\d+ reason=client .*duration=.* events=\d+ streams=0`,
-		`msg=stopped streams=0`,
-	} {
-		p.mustLog(t, want)
-	}
-}
-
-func TestLogFormatJSON(t *testing.T) {
-	t.Parallel()
-	p := startBinary(t, nil, "-log-format", "json")
-	p.stop(t)
-	for _, line := range strings.Split(strings.TrimSpace(p.log()), "\n") {
-		if !json.Valid([]byte(line)) {
-			t.Errorf("log line is not JSON: %q", line)
-		}
-	}
-}
-
-// Below is the harness: servers in this process and in another, and a client on a bare socket.
-
-// TestMain is the server itself, or attackers of one, where a test runs its own binary as that.
-func TestMain(m *testing.M) {
-	if os.Getenv("TEST_SERVER") != "" {
-		if os.Getenv("TEST_FEW_FILES") != "" {
-			syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 40, Max: 40})
-		}
-		main()
-		return
-	}
-	if addr := os.Getenv("TEST_ATTACK"); addr != "" {
-		attackUntilEOF(addr)
-		return
-	}
-	flag.Parse()
-	os.Exit(m.Run())
-}
+// Below is the harness: servers in this process, and a client on a bare socket.
 
 // A server runs in this process on a free port.
 type server struct {
@@ -1038,98 +786,6 @@ func (e event) snapshot(t testing.TB) (s snapshot) {
 		t.Fatalf("%v in %s", err, e.data)
 	}
 	return s
-}
-
-// A process is a server that runs as one of its own.
-type process struct {
-	cmd     *exec.Cmd
-	addr    string
-	logPipe io.Closer
-	mu      sync.Mutex // guards text
-	text    strings.Builder
-}
-
-// binary gives the server as a command: this program, or the one of SSE_BINARY, whose figures are
-// those of a server that is no test.
-func binary(t testing.TB, environ []string, args ...string) *exec.Cmd {
-	t.Helper()
-	program := os.Args[0]
-	if built := os.Getenv("SSE_BINARY"); built != "" {
-		program = built
-	}
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(append(os.Environ(), "TEST_SERVER=1"), environ...)
-	return cmd
-}
-
-func startBinary(t testing.TB, environ []string, args ...string) *process {
-	t.Helper()
-	p := &process{cmd: binary(t, environ, append([]string{"-addr", "127.0.0.1:0"}, args...)...)}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.cmd.Stderr, p.logPipe = w, r
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	w.Close()
-	t.Cleanup(func() { p.cmd.Process.Kill(); r.Close() })
-	addr := make(chan string, 1)
-	go func() {
-		listening, found := regexp.MustCompile(`listening.*?http://([^/]*)/`), false
-		for lines := bufio.NewScanner(r); lines.Scan(); {
-			p.mu.Lock()
-			fmt.Fprintln(&p.text, lines.Text())
-			p.mu.Unlock()
-			if found { // a log may be long
-				continue
-			}
-			if m := listening.FindStringSubmatch(lines.Text()); m != nil {
-				found = true
-				addr <- m[1]
-			}
-		}
-	}()
-	select {
-	case p.addr = <-addr:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("the server did not start: %s", p.log())
-	}
-	return p
-}
-
-// stop ends the server as an operator does.
-func (p *process) stop(t testing.TB) {
-	t.Helper()
-	p.cmd.Process.Signal(syscall.SIGTERM)
-	if err := p.cmd.Wait(); err != nil {
-		t.Errorf("the server ended with %v: %s", err, p.log())
-	}
-}
-
-func (p *process) log() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.String()
-}
-
-func (p *process) mustLog(t testing.TB, pattern string) {
-	t.Helper()
-	eventually(t, "the log has "+pattern, func() bool {
-		return regexp.MustCompile(pattern).MatchString(p.log())
-	})
-}
-
-// freeAddr is an address for another program's server.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func env(vars ...string) func(string) string {

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bufio"
@@ -19,19 +19,16 @@ var activitiesFormat = func() *regexp.Regexp {
 }()
 
 // Keys, their order and the formats of their values are the same in both servers' snapshots.
-func TestSnapshotsAreThoseOfTheRailsServer(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it starts a Rails server")
-	}
+func TestRailsSnapshotsHaveTheSameFormat(t *testing.T) {
 	rails := freeAddr(t)
 	startRails(t, rails)
 	servers := []struct{ name, addr string }{
 		{"Rails", rails},
-		{"sse-server", startBinary(t, nil, "-interval", "1s").addr},
+		{"sse-server", startServer(t, "-interval", "1s").addr},
 	}
 	for _, s := range servers {
 		base := "http://" + s.addr + "/dashboard"
-		out, err := exec.Command(clientProgram(t), "-url", base+"/stream", "-check", "snapshot", "-clients", "20",
+		out, err := exec.Command(clientProgram, "-url", base+"/stream", "-check", "snapshot", "-clients", "20",
 			"-publish", base+"/trigger-test", "-rounds", "8", "-gap", "300ms").CombinedOutput()
 		if err != nil {
 			t.Errorf("sse-client finds something wrong with %s: %v\n%s", s.name, err, out)
@@ -48,6 +45,7 @@ func TestSnapshotsAreThoseOfTheRailsServer(t *testing.T) {
 // startRails starts the server of bench/rails with a snapshot a second; kill ends it.
 func startRails(t *testing.T, addr string) (kill func()) {
 	t.Helper()
+	need(t, "ruby")
 	required := `require "puma"; require "rails"; require "action_controller/railtie"`
 	if out, err := exec.Command("ruby", "-e", required).CombinedOutput(); err != nil {
 		reason, _, _ := strings.Cut(string(out), "\n")

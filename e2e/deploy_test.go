@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bufio"
@@ -25,7 +25,7 @@ import (
 )
 
 // Each proxy runs with the file of deploy/, but for port, certificate and the server's port.
-func TestEachDeployedProxyDeliversEachEventAtOnce(t *testing.T) {
+func TestDeployProxyDeliversEachEventAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, p := range []struct {
 		program, file string
@@ -38,41 +38,31 @@ func TestEachDeployedProxyDeliversEachEventAtOnce(t *testing.T) {
 		p := p
 		t.Run(p.program, func(t *testing.T) {
 			t.Parallel()
-			program, err := exec.LookPath(p.program)
-			if err != nil {
-				t.Skip(p.program, " is not installed")
-			}
+			need(t, p.program)
 			s := startServer(t, "-interval", "0", "-heartbeat", "400ms", "-origins", "https://dashboard.example.com")
 			s.waitForSnapshot(t)
 			dir, addr := proxyDir(t), freeAddr(t)
 			writeCertificate(t, dir+"/tls.pem")
-			file, err := os.ReadFile("deploy/" + p.file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			conf, args := p.conf(string(file), dir, addr, s.addr)
-			startProxy(t, program, addr, dir, conf, args)
-			checkProxy(t, s, addr)
+			conf, args := p.conf(read(t, "deploy/"+p.file), dir, addr, s.addr)
+			startProxy(t, p.program, addr, dir, conf, args)
+			checkProxy(t, &s.server, addr)
 		})
 	}
 }
 
 // The unit runs under a systemd of its own: it is allowed all that the server needs, and no more.
-func TestUnitRunsTheServerForEver(t *testing.T) {
+func TestDeployUnitRestartsTheServer(t *testing.T) {
 	addr := freeAddr(t)
 	s := &server{addr: addr}
 	startSystemd(t, "sse-server.service", "SSE_ADDR="+addr)
 	eventually(t, "the server listens", func() bool { return listens(addr) })
 	first := newestProcess("/usr/local/bin/sse-server")
-	if e := s.stream(t).event(t); strings.Contains(string(e.data), `cpu":"N/A"`) {
+	if e := s.stream(t).event(t); strings.Contains(e.data, `cpu":"N/A"`) {
 		t.Errorf("the CPU cannot be measured: %s", e.data)
 	}
-	status, err := os.ReadFile("/proc/" + first + "/status")
-	if err != nil {
-		t.Fatal(err)
-	}
+	status := read(t, "/proc/"+first+"/status")
 	for _, want := range []string{`Uid:\t[1-9]`, `NoNewPrivs:\t1`, `Seccomp:\t2`, `CapEff:\t0+\n`, `CapBnd:\t0+\n`} {
-		if !regexp.MustCompile(want).Match(status) {
+		if !regexp.MustCompile(want).MatchString(status) {
 			t.Errorf("the process has no %s:\n%s", want, status)
 		}
 	}
@@ -82,13 +72,13 @@ func TestUnitRunsTheServerForEver(t *testing.T) {
 	eventually(t, "the server is there again", func() bool { return newestProcess("/usr/local/bin/sse-server") != first && listens(addr) })
 }
 
-func TestUnitRunsTheForwarderForEver(t *testing.T) {
-	origin, edge := startBinary(t, nil), startBinary(t, nil)
-	startSystemd(t, "sse-forward.service", "SSE_FORWARD_FROM=http://"+origin.addr+"/dashboard/stream",
+func TestDeployUnitRestartsTheForwarder(t *testing.T) {
+	upstream, edge := startServer(t), startServer(t)
+	startSystemd(t, "sse-forward.service", "SSE_FORWARD_FROM=http://"+upstream.addr+"/dashboard/stream",
 		"SSE_FORWARD_TO=http://"+edge.addr+"/dashboard/snapshot")
 	v := follow(t, edge.addr)
 	post := func(message string) {
-		(&server{addr: origin.addr}).send(t, "POST", "/dashboard/activities", `{"message":"`+message+`"}`, "Content-Type", jsonType)
+		upstream.post(t, message)
 		v.await(t, message)
 	}
 	post("before")
@@ -113,33 +103,23 @@ func newestProcess(program string) string {
 func startSystemd(t *testing.T, unit string, settings ...string) {
 	t.Helper()
 	const systemd = "/lib/systemd/systemd"
-	if _, err := os.Stat(systemd); err != nil || os.Getuid() != 0 || testing.Short() {
-		t.Skip("it needs systemd and root")
-	}
+	needRoot(t)
+	need(t, systemd, "unshare", "pgrep")
 	dir := t.TempDir()
-	text, err := os.ReadFile("deploy/" + unit)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, program := range [][2]string{{"sse-server", "."}, {"sse-client", "./goclient"}} {
-		if out, err := exec.Command("go", "build", "-o", dir+"/"+program[0], program[1]).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
 	os.Mkdir(dir+"/"+unit+".d", 0o755)
 	write(t, dir+"/"+unit+".d/test.conf", "[Unit]\nDefaultDependencies=no\n[Service]\nEnvironmentFile=\nEnvironment="+strings.Join(settings, " ")+"\n")
-	write(t, dir+"/"+unit, string(text))
+	write(t, dir+"/"+unit, read(t, "deploy/"+unit))
 	write(t, dir+"/test.target", "[Unit]\nWants="+unit+"\n")
 	cmd := exec.Command("unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "sh", "-c",
-		`mount --make-rprivate / && mount -t tmpfs tmpfs /usr/local/bin && cp sse-server sse-client /usr/local/bin &&
+		`mount --make-rprivate / && mount -t tmpfs tmpfs /usr/local/bin && cp "$0" /usr/local/bin/sse-server && cp "$1" /usr/local/bin/sse-client &&
 		mount -t tmpfs tmpfs /run && mount -t proc proc /proc &&
-		exec `+systemd+" --system --unit=test.target --log-target=console --show-status=0")
+		exec `+systemd+" --system --unit=test.target --log-target=console --show-status=0", serverProgram, clientProgram)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "container=lxc", "SYSTEMD_UNIT_PATH="+dir+":")
 	var log strings.Builder
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
-		t.Skip("unshare: ", err)
+		t.Skip("unshare(1) does not run here: ", err)
 	}
 	ended := make(chan struct{})
 	go func() { cmd.Wait(); close(ended) }()
@@ -152,26 +132,21 @@ func startSystemd(t *testing.T, unit string, settings ...string) {
 	})
 	select {
 	case <-ended:
-		t.Skip("systemd does not start here: ", log.String())
+		t.Skipf("systemd does not start here: %q", log.String())
 	case <-time.After(2 * time.Second):
 	}
 }
 
-// What the image holds is enough: the server runs in an empty directory, as the image's user.
-func TestImageHoldsAllThatTheServerNeeds(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("it needs root")
-	}
-	text, err := os.ReadFile("deploy/Dockerfile")
-	if err != nil {
-		t.Fatal(err)
-	}
+// The image holds all that is needed: the server runs in an empty directory, as the image's user.
+func TestDeployImageHoldsAllThatIsNeeded(t *testing.T) {
+	needRoot(t)
+	text := read(t, "deploy/Dockerfile")
 	line := func(pattern string) string {
-		m := regexp.MustCompile(`(?m)^` + pattern + `$`).FindSubmatch(text)
+		m := regexp.MustCompile(`(?m)^` + pattern + `$`).FindStringSubmatch(text)
 		if m == nil {
 			t.Fatalf("the Dockerfile has no line %s", pattern)
 		}
-		return string(m[1])
+		return m[1]
 	}
 	source, image := t.TempDir(), proxyDir(t)
 	for _, file := range strings.Fields(line(`COPY ([^-].*) \./`)) {
@@ -195,7 +170,7 @@ func TestImageHoldsAllThatTheServerNeeds(t *testing.T) {
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	eventually(t, "the server listens", func() bool { return listens(addr) })
 	s := &server{addr: addr}
-	if e := s.stream(t).event(t); !strings.Contains(string(e.data), `"status":"online"`) {
+	if e := s.stream(t).event(t); !strings.Contains(e.data, `"status":"online"`) {
 		t.Errorf("the first event is %s", e.data)
 	}
 	if d := s.debug(t); d.Version != "image" {
@@ -212,7 +187,7 @@ func proxyDir(t *testing.T) string {
 
 // startProxy runs a proxy with conf in the file conf of dir until the test ends. What it says is
 // shown if the test fails.
-func startProxy(t *testing.T, program, addr, dir, conf string, args []string) *exec.Cmd {
+func startProxy(t testing.TB, program, addr, dir, conf string, args []string) *exec.Cmd {
 	t.Helper()
 	write(t, dir+"/conf", conf)
 	cmd := exec.Command(program, args...)
@@ -220,35 +195,6 @@ func startProxy(t *testing.T, program, addr, dir, conf string, args []string) *e
 	startLogged(t, cmd, program)
 	eventually(t, program+" listens", func() bool { return listens(addr) })
 	return cmd
-}
-
-// startLogged runs a program until the test ends. What it says is shown if the test fails.
-func startLogged(t *testing.T, cmd *exec.Cmd, name string) {
-	t.Helper()
-	log, err := os.Create(t.TempDir() + "/log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
-		log.Close()
-		if b, _ := os.ReadFile(log.Name()); t.Failed() {
-			t.Logf("%s says\n%s", name, b)
-		}
-	})
-}
-
-func listens(addr string) bool {
-	c, err := net.Dial("tcp", addr)
-	if err == nil {
-		c.Close()
-	}
-	return err == nil
 }
 
 func checkProxy(t *testing.T, s *server, addr string) {
@@ -280,7 +226,7 @@ func checkProxy(t *testing.T, s *server, addr string) {
 		direct.event(t)
 		resp := ask(ctx, "GET", prefix+"/dashboard/stream", "Sec-Fetch-Site", "same-origin")
 		if resp.StatusCode != 200 || resp.ProtoMajor != 2 || resp.Header.Get("Content-Type") != "text/event-stream" {
-			t.Fatalf("the stream is answered %s %s, %v", resp.Proto, resp.Status, resp.Header)
+			t.Fatalf("the stream's answer is %s %s, %v", resp.Proto, resp.Status, resp.Header)
 		}
 		events := bufio.NewReader(resp.Body)
 		until := func(start string) string {
@@ -308,7 +254,7 @@ func checkProxy(t *testing.T, s *server, addr string) {
 		}
 		t.Logf("%s/: each event within %v of the direct stream", prefix, worst)
 		if worst > time.Second {
-			t.Errorf("an event was held back for %v", worst)
+			t.Errorf("an event was delayed by %v", worst)
 		}
 		until(": heartbeat")
 		direct.Close()
@@ -317,18 +263,18 @@ func checkProxy(t *testing.T, s *server, addr string) {
 
 		if resp := ask(context.Background(), "GET", prefix+"/", "Sec-Fetch-Site", "none"); resp.StatusCode != 200 ||
 			!strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") || resp.Header.Get("Content-Security-Policy") == "" {
-			t.Errorf("the page is answered %s, %v", resp.Status, resp.Header)
+			t.Errorf("the page's answer is %s, %v", resp.Status, resp.Header)
 		}
 		ctx, leave = context.WithCancel(context.Background())
-		if resp := ask(ctx, "GET", prefix+"/dashboard/stream", "Accept-Encoding", "gzip"); resp.Header.Get("Content-Encoding") != "gzip" {
-			t.Errorf("the compressed stream is answered %s, %v", resp.Status, resp.Header)
+		if resp := ask(ctx, "GET", prefix+"/dashboard/stream", "Accept-Encoding", "gzip", "User-Agent", "Mozilla/5.0 (e2e)"); resp.Header.Get("Content-Encoding") != "gzip" {
+			t.Errorf("the compressed stream's answer is %s, %v", resp.Status, resp.Header)
 		}
 		leave()
 		for _, header := range [][]string{nil, {"Host", "localhost"}, {"Host", "localhost", "X-Forwarded-For", ""},
 			{"Host", "127.0.0.1", "Forwarded", "", "X-Forwarded-For", "127.0.0.1"}} {
 			resp := ask(context.Background(), "POST", prefix+"/dashboard/activities", append(header, "Content-Type", "application/json")...)
 			if resp.StatusCode == 201 || header == nil && resp.StatusCode != 403 {
-				t.Errorf("posting through the proxy with %q is answered %s", header, resp.Status)
+				t.Errorf("posting through the proxy with %q returns %s", header, resp.Status)
 			}
 		}
 		eventually(t, "all streams are gone", func() bool { return s.debug(t).Open == 0 })

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -37,11 +37,8 @@ tell("error=ended");
 `
 
 // Each asks for gzip, gets each snapshot as soon as a plain stream does, and stays connected.
-func TestBrowsersAndNodeReadTheCompressedStream(t *testing.T) {
+func TestClientsReadTheCompressedStream(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("takes some seconds for each client")
-	}
 	for _, c := range []struct {
 		name, userAgent string
 		program         string
@@ -61,10 +58,7 @@ func TestBrowsersAndNodeReadTheCompressedStream(t *testing.T) {
 		c := c
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			path, err := exec.LookPath(c.program)
-			if err != nil {
-				t.Skipf("%s is not installed", c.program)
-			}
+			need(t, c.program)
 			told := make(chan *http.Request, 1000)
 			var page []byte
 			test := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -77,24 +71,24 @@ func TestBrowsersAndNodeReadTheCompressedStream(t *testing.T) {
 			}))
 			defer test.Close()
 			origin := "http://" + test.Listener.Addr().String()
-			s := startServer(t, "-interval", "200ms", "-heartbeat", "700ms", "-origins", origin)
+			p := startServer(t, "-interval", "200ms", "-heartbeat", "700ms", "-origins", origin)
 			dir := t.TempDir()
-			fill := strings.NewReplacer("TEST", origin, "SERVER", "http://"+s.addr, "DIR", dir, "URL", origin+"/")
+			fill := strings.NewReplacer("TEST", origin, "SERVER", "http://"+p.addr, "DIR", dir, "URL", origin+"/")
 			page = []byte("<!doctype html><title>x</title><script>" + fill.Replace(watching) + "</script>")
 			test.Start()
 			args := strings.Split(fill.Replace(strings.Join(c.args, "\n")), "\n")
 			if c.script != "" {
 				write(t, dir+"/client.mjs", fill.Replace(c.script))
 				args = append(c.args, dir+"/client.mjs")
-				if err := exec.Command(path, append(c.args, "-e", "0")...).Run(); err != nil {
-					t.Skipf("this %s has no %v", c.program, c.args)
+				if err := exec.Command(c.program, append(c.args, "-e", "0")...).Run(); err != nil {
+					t.Skipf("the %s here has no %v", c.program, c.args)
 				}
 			}
 			if c.npm != "" {
 				install(t, dir, c.npm)
 			}
-			launch(t, dir, path, args)
-			s.mustShowAll(t, told, c.userAgent, c.beats)
+			launch(t, dir, c.program, args)
+			p.mustShowAll(t, told, c.userAgent, c.beats)
 		})
 	}
 }
@@ -102,22 +96,19 @@ func TestBrowsersAndNodeReadTheCompressedStream(t *testing.T) {
 // install puts a package of npm into dir.
 func install(t testing.TB, dir, name string) {
 	t.Helper()
-	npm, err := exec.LookPath("npm")
-	if err != nil {
-		t.Skip("npm is not installed")
-	}
-	cmd := exec.Command(npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", name)
+	need(t, "npm")
+	cmd := exec.Command("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", name)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Skipf("%s cannot be had: %v\n%s", name, err, out)
+		t.Skipf("%s cannot be installed: %v: %.200s", name, err, bytes.ReplaceAll(out, []byte("\n"), []byte(" ")))
 	}
 }
 
 // launch runs a program, and all that it starts, until the test ends.
-func launch(t testing.TB, dir, path string, args []string) {
+func launch(t testing.TB, dir, program string, args []string) {
 	t.Helper()
 	var out bytes.Buffer
-	cmd := exec.Command(path, args...)
+	cmd := exec.Command(program, args...)
 	cmd.Env, cmd.Dir = append(os.Environ(), "HOME="+dir), dir
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -128,7 +119,7 @@ func launch(t testing.TB, dir, path string, args []string) {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		cmd.Wait()
 		if t.Failed() {
-			t.Logf("%s said\n%s", path, out.Bytes())
+			t.Logf("%s said\n%s", program, out.Bytes())
 		}
 	})
 }
