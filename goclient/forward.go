@@ -9,7 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"sync/atomic"
+	"sync"
 	"time"
 )
 
@@ -22,93 +22,140 @@ type forwarded struct {
 	failing  bool // the newest attempt failed
 }
 
-// The pause before what could not be sent is tried again, doubled up to the second.
 const (
-	minPause = 250 * time.Millisecond
-	maxPause = 2 * time.Second
-
+	minPause  = 250 * time.Millisecond // before the second attempt; doubled for each one after it
+	maxPause  = 2 * time.Second
 	newsTime  = 3 * time.Second // an event need not be repeated for so long
 	quietTime = time.Minute     // trouble that comes and goes is logged that often
 )
 
-// A forwarder sends the data of one stream's events on. It is the observer of that stream. It holds
-// one event only, the newest, and tries until it is taken, a newer one takes its place, or the
-// stream has ended; so data may arrive twice, if the answer was lost. What is refused (4xx, or a
-// redirect that would lose the data) is not tried again, as it would be refused again. With PUT,
-// which may be repeated, each comment of the stream sends the newest once more, unless it has just
-// come: so a receiver that calls old news stale knows that they are still the newest. A comment
-// before the first event of a connection does not: it may be that of a full server that turns the
-// client away.
+// A forwarder sends the data of one stream's events to an edge. It is the observer of that stream.
+//
+// It holds one event only, the newest, and tries until the edge takes it, a newer one takes its
+// place, or the stream has ended. So data may arrive twice, if the answer was lost. What the edge
+// rejects (4xx, or a redirect that would lose the data) is not tried again.
+//
+// When the upstream is silent or gone, the newest snapshot becomes stale: it is sent once more with
+// a status that says so, and tried until the edge takes it. The next event ends that.
+//
+// A comment shows that the upstream is alive and has nothing newer. With PUT, which may be repeated,
+// it sends the newest event again, so that an edge that was restarted gets it. With any method it
+// ends that the snapshot is stale. But it counts for nothing before the first event of a
+// connection: it may come from a full server that turns the client away, or from an edge that has
+// no snapshot.
 type forwarder struct {
 	method, url, token string
 	client             http.Client
 	log                *slog.Logger
-	newest             []byte      // on this connection of the stream; nil: none yet
-	newestAt           time.Time   // when it came
-	next               chan []byte // room for one: the newest that waits
-	repeats            bool        // what waits, or waited last, was sent before
-	stats              forwarded   // Replaced and Dropped are the stream's, the rest is send's
-	upstream           string      // how the stream is: open, closed or failing
-	sending, streaming teller      // of run, and of the stream
-	isOpen             atomic.Bool // it is; else nobody knows whether the newest still is
+	minPause, maxPause time.Duration
+	next               chan outgoing // room for one: the newest that waits
+	sending            teller        // of run
+
+	mu        sync.Mutex // guards all below, and stats.Replaced and stats.Dropped
+	newest    []byte     // data of the newest event; nil: none yet
+	newestAt  time.Time  // when it came
+	isCurrent bool       // it came on this connection, and nothing newer was dropped
+	isStale   bool       // it was sent as a stale one
+	fresh     freshness
+	timer     *time.Timer // runs markStale when fresh says so
+	upstream  string      // how the stream is: open, closed or failing
+	streaming teller
+
+	stats forwarded // Sent, Failed and failing belong to run
+}
+
+// An outgoing is data on its way to the edge.
+type outgoing struct {
+	data     []byte
+	isRepeat bool // it was sent before
+	isStale  bool // it is the last snapshot of an upstream that is silent or gone
 }
 
 func newForwarder(method, url, token string, log *slog.Logger) *forwarder {
-	f := &forwarder{method: method, url: url, token: token, log: log, next: make(chan []byte, 1),
-		sending: teller{log: log, quiet: quietTime}, streaming: teller{log: log, quiet: quietTime}}
+	f := &forwarder{
+		method:    method,
+		url:       url,
+		token:     token,
+		log:       log,
+		minPause:  minPause,
+		maxPause:  maxPause,
+		next:      make(chan outgoing, 1),
+		sending:   teller{log: log, quiet: quietTime},
+		fresh:     freshness{least: minStale},
+		streaming: teller{log: log, quiet: quietTime},
+	}
 	f.client = http.Client{
 		Timeout: 10 * time.Second,
 		// A dialer of its own means HTTP/1: a dead HTTP/2 connection would be used again.
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment,
-			DialContext: new(net.Dialer).DialContext},
-		CheckRedirect: func(req *http.Request, via []*http.Request) error {
-			if req.Method != method || len(via) > maxRedirect { // 301 makes GET of PUT
-				return http.ErrUseLastResponse
-			}
-			return nil
+		Transport: &http.Transport{
+			Proxy:       http.ProxyFromEnvironment,
+			DialContext: new(net.Dialer).DialContext,
 		},
+		CheckRedirect: f.checkRedirect,
 	}
 	return f
 }
 
+// checkRedirect follows only a redirect that keeps the data: 301 makes GET of PUT.
+func (f *forwarder) checkRedirect(req *http.Request, via []*http.Request) error {
+	if req.Method != f.method || len(via) > maxRedirect {
+		return http.ErrUseLastResponse
+	}
+	return nil
+}
+
 // run sends what comes until ctx ends.
 func (f *forwarder) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		var data []byte
+	for {
 		select {
 		case <-ctx.Done():
 			return
-		case data = <-f.next:
-		}
-		for fails := 1; data != nil && !f.try(ctx, data); fails++ {
-			sleep(ctx, backoff(minPause, maxPause, fails))
-			data = f.waiting(data)
+		case out := <-f.next:
+			f.deliver(ctx, out)
 		}
 	}
 }
 
-// try sends the data and says whether that is done with.
-func (f *forwarder) try(ctx context.Context, data []byte) bool {
-	err := f.send(ctx, data)
-	if ctx.Err() != nil {
-		return true
+// deliver tries until the edge takes or rejects the data, it is too old, or ctx ends.
+func (f *forwarder) deliver(ctx context.Context, out outgoing) {
+	for fails := 1; ; fails++ {
+		err := f.send(ctx, out.data)
+		if ctx.Err() != nil {
+			return
+		}
+		f.note(err)
+		if err == nil || isRejected(err) {
+			return
+		}
+
+		goesOn := sleep(ctx, backoff(f.minPause, f.maxPause, fails))
+		if !goesOn {
+			return
+		}
+		newer, ok := f.waiting()
+		if ok {
+			out = newer
+		} else if !out.isStale && !f.isOpen() {
+			return // nobody knows whether it is still the newest
+		}
 	}
-	f.note(err)
-	return err == nil || errors.As(err, new(refusedError))
 }
 
-// waiting gives what is to be sent in place of data that could not be: the same if nothing newer
-// came and the stream is still open.
-func (f *forwarder) waiting(data []byte) []byte {
+// waiting gives what came after the data that could not be sent.
+func (f *forwarder) waiting() (newer outgoing, ok bool) {
 	select {
-	case data = <-f.next:
-		return data
+	case newer = <-f.next:
+		return newer, true
 	default:
+		return outgoing{}, false
 	}
-	if f.isOpen.Load() {
-		return data
-	}
-	return nil
+}
+
+func (f *forwarder) isOpen() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	return f.upstream == "open"
 }
 
 func (f *forwarder) send(ctx context.Context, data []byte) error {
@@ -120,85 +167,176 @@ func (f *forwarder) send(ctx context.Context, data []byte) error {
 	if f.token != "" {
 		req.Header.Set("Authorization", "Bearer "+f.token)
 	}
-	if f.method == http.MethodPut { // not sent: says that it may be repeated
-		req.Header["Idempotency-Key"] = []string{} // on a new connection, if a kept one just died
+
+	// This header, which is not sent, says that the request may be repeated on a new connection if
+	// a kept one just died.
+	if f.method == http.MethodPut {
+		req.Header["Idempotency-Key"] = []string{}
 	}
 	return send(&f.client, req)
 }
 
 // note counts, and logs when failing begins or ends.
 func (f *forwarder) note(err error) {
-	f.stats.failing = err != nil
-	if err != nil {
-		f.stats.Failed++
-		text := "forwarding fails, trying again"
-		if errors.As(err, new(refusedError)) {
-			text = "forwarding is refused, waiting for the next event"
-		}
-		f.sending.bad(text, err)
+	if err == nil {
+		f.stats.failing = false
+		f.stats.Sent++
+		f.sending.good("forwarding works again")
 		return
 	}
-	f.stats.Sent++
-	f.sending.good("forwarding works again")
+
+	f.stats.failing = true
+	f.stats.Failed++
+	if isRejected(err) {
+		f.sending.bad("forwarding is rejected, waiting for the next event", err)
+	} else {
+		f.sending.bad("forwarding fails, trying again", err)
+	}
 }
 
-// event leaves the data for run, in place of what still waits there.
-func (f *forwarder) event(ev *event, now time.Time) {
-	select {
-	case <-f.next:
-		if !f.repeats {
-			f.stats.Replaced++
-		}
-	default:
+func isRejected(err error) bool {
+	return errors.As(err, new(rejectedError))
+}
+
+// queueLocked leaves data for run, in place of what still waits there. Only with f.mu held may
+// something be added to next, so there is room.
+func (f *forwarder) queueLocked(out outgoing) {
+	waiting, ok := f.waiting()
+	if ok && !waiting.isRepeat {
+		f.stats.Replaced++
 	}
-	f.repeats = false
+	f.next <- out
+}
+
+// event forwards the data, which is the parser's and therefore copied.
+func (f *forwarder) event(ev *event, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	f.newest = bytes.Clone(ev.data)
+	f.newestAt = now
+	f.isCurrent = true
+	f.isStale = false
+	f.fresh.came(now)
+	f.scheduleLocked()
+
 	f.streaming.good("stream open")
-	f.newest, f.newestAt = bytes.Clone(ev.data), now
-	f.next <- f.newest
+	f.queueLocked(outgoing{data: f.newest})
 }
 
 func (f *forwarder) comment(_ []byte, now time.Time) {
-	if f.method != http.MethodPut || f.newest == nil || now.Sub(f.newestAt) < newsTime {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	if !f.isCurrent {
 		return
 	}
-	select {
-	case f.next <- f.newest:
-		f.repeats = true
-	default: // it waits there still
+	f.fresh.came(now)
+	f.scheduleLocked()
+
+	if f.isStale {
+		f.isStale = false
+		f.streaming.good("stream open")
+		f.queueLocked(outgoing{data: f.newest, isRepeat: true})
+		return
+	}
+
+	isNews := now.Sub(f.newestAt) < newsTime
+	isWaiting := len(f.next) > 0
+	if f.method == http.MethodPut && !isNews && !isWaiting {
+		f.queueLocked(outgoing{data: f.newest, isRepeat: true})
+	}
+}
+
+// scheduleLocked sets the timer to the time at which the newest snapshot becomes stale.
+func (f *forwarder) scheduleLocked() {
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	due, _ := f.fresh.due()
+	if !due.IsZero() {
+		f.timer = time.AfterFunc(time.Until(due), f.markStale)
+	}
+}
+
+// markStale sends the newest snapshot once more, as a stale one.
+func (f *forwarder) markStale() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	// Something may have come while the timer ran out.
+	due, message := f.fresh.due()
+	if due.IsZero() || time.Now().Before(due) {
+		return
+	}
+	if f.newest == nil || f.isStale {
+		return
+	}
+
+	data, ok := staleSnapshot(f.newest, message)
+	if !ok {
+		return
+	}
+	f.isStale = true
+	f.streaming.bad("snapshot is stale", errors.New(message))
+	f.queueLocked(outgoing{data: data, isRepeat: true, isStale: true})
+}
+
+// stop ends the timer. The stream and run have ended before.
+func (f *forwarder) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	f.newest = nil // for a markStale that waits for the lock
+	if f.timer != nil {
+		f.timer.Stop()
 	}
 }
 
 func (f *forwarder) opened(*conn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
 	if f.upstream == "" { // later only an event shows that all is well
 		f.log.Info("stream open")
 	}
-	f.newest = nil
-	f.become("open")
+	f.upstream = "open"
 }
 
 func (f *forwarder) closed(err error) {
 	if err == io.EOF {
 		err = errors.New("ended by the server")
 	}
-	f.become("closed")
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	f.upstream = "closed"
+	f.isCurrent = false
+	f.fresh.connectionLost(time.Now())
+	f.scheduleLocked()
 	f.streaming.bad("stream closed, coming back", err)
 }
 
 func (f *forwarder) failed(err error) {
-	f.become("failing")
 	text := "stream failing, coming back"
 	if errors.As(err, new(answerError)) {
-		text = "stream refused, coming back"
+		text = "stream rejected, coming back"
 	}
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	f.upstream = "failing"
 	f.streaming.bad(text, err)
 }
 
-func (f *forwarder) become(state string) {
-	f.upstream = state
-	f.isOpen.Store(state == "open")
-}
-
+// dropped notes an event that is too large. What is newest here is old from then on.
 func (f *forwarder) dropped() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	f.isCurrent = false
 	f.stats.Dropped++
 	if f.stats.Dropped == 1 {
 		f.log.Warn("dropping events over 1 MiB")

@@ -230,7 +230,7 @@ func TestForwardSendsNothingAgainThatIsRefused(t *testing.T) {
 		})
 		f, log := newTestForwarder(t, "PUT", receiver)
 		f.event(&event{data: []byte("1")}, time.Time{})
-		log.wait(t, "forwarding is refused")
+		log.wait(t, "forwarding is rejected")
 		receive(t, got)
 		time.Sleep(2 * minPause)
 		f.event(&event{data: []byte("2")}, time.Time{})
@@ -314,10 +314,10 @@ func TestForwardLogsARefusalThatFollowsAFailure(t *testing.T) {
 	f.opened(nil)
 	f.note(io.EOF)
 	f.note(nil)
-	f.note(refusedError{io.EOF})
+	f.note(rejectedError{io.EOF})
 	f.failed(io.EOF)
 	f.failed(answerError("answered 401"))
-	for _, want := range []string{"forwarding fails", "forwarding is refused", "stream failing", "stream refused"} {
+	for _, want := range []string{"forwarding fails", "forwarding is rejected", "stream failing", "stream rejected"} {
 		if strings.Count(log.String(), want) != 1 {
 			t.Errorf("%q is not logged once:\n%s", want, log)
 		}

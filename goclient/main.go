@@ -147,7 +147,9 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 	f.IntVar(&c.rounds, "rounds", 0, "end after so many publishes; 0: go on")
 	f.IntVar(&c.pid, "pid", 0, "the server's process, to measure its memory and CPU (Linux)")
 	f.StringVar(&c.forward, "forward", "", "send each event's data on to this `URL`; a token for "+
-		"it\nis taken from the environment variable SSE_FORWARD_TOKEN")
+		"it\nis taken from the environment variable SSE_FORWARD_TOKEN.\n"+
+		"When the stream is silent or gone, the last snapshot is sent once\n"+
+		"more with the status \"stale\"")
 	f.StringVar(&c.forwardMethod, "forward-method", "PUT", "`method` of -forward")
 	f.BoolVar(&c.doctor, "doctor", false, "watch -url and say why events come late")
 	f.StringVar(&c.direct, "direct", "", "with -doctor: `URL` of the stream without the proxy")
@@ -186,7 +188,7 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 
 // prepare checks what the flags say and makes of it what the run needs.
 func (c *config) prepare() error {
-	if err := c.refuse(); err != nil {
+	if err := c.validate(); err != nil {
 		return err
 	}
 	if c.doctor && c.duration == 0 {
@@ -223,8 +225,8 @@ func (c *config) prepare() error {
 	return err
 }
 
-// refuse says what of the flags makes no sense.
-func (c *config) refuse() error {
+// validate says what of the flags makes no sense.
+func (c *config) validate() error {
 	var lim syscall.Rlimit
 	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim) // Go has raised it as far as it goes
 	_, known := processUsage(c.pid)
@@ -402,6 +404,7 @@ func runForward(ctx context.Context, c *config, stdout, stderr io.Writer) int {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	token := strings.TrimSpace(os.Getenv("SSE_FORWARD_TOKEN"))
 	f := newForwarder(c.forwardMethod, c.forward, token, log)
+	f.fresh.unknown = 2 * c.heartbeat
 	s := newStream(c.target, f)
 	s.once, s.backoff, s.silence = c.once, true, 2*c.heartbeat
 	done := make(chan struct{})
@@ -412,6 +415,7 @@ func runForward(ctx context.Context, c *config, stdout, stderr io.Writer) int {
 	}()
 	f.run(ctx)
 	<-done
+	f.stop()
 	if c.json {
 		printJSON(stdout, map[string]any{"url": c.url, "forward": f.stats})
 	} else {

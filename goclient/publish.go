@@ -37,10 +37,10 @@ func (p *publisher) publish(ctx context.Context) error {
 	return send(&p.client, req)
 }
 
-// A refusedError is an answer that the same request would get again.
-type refusedError struct{ error }
+// A rejectedError is an answer that the same request would get again.
+type rejectedError struct{ error }
 
-// send sends a request whose answer is of no interest unless it is a refusal.
+// send sends a request whose answer is of no interest unless it is an error.
 func send(c *http.Client, req *http.Request) error {
 	resp, err := c.Do(req)
 	if err != nil {
@@ -57,7 +57,7 @@ func send(c *http.Client, req *http.Request) error {
 		return err
 	}
 	if resp.StatusCode < 500 {
-		err = refusedError{err}
+		err = rejectedError{err}
 	}
 	return err
 }
