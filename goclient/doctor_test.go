@@ -161,8 +161,50 @@ func TestDoctorNamesTheCauseInNginx(t *testing.T) {
 	}
 }
 
-// expectFindings runs the doctor and compares what it found wrong.
+// expectFindings runs the doctor and compares what it found wrong. A run in which this machine was
+// too busy is repeated, as everything comes late then.
 func expectFindings(t *testing.T, want []string, args ...string) {
+	t.Helper()
+	problem := ""
+	for run := 0; run < 4; run++ {
+		var pause time.Duration
+		stop := watchPauses(&pause)
+		problem = findingsProblem(t, want, args...)
+		stop()
+		if problem == "" {
+			return
+		}
+		if pause < lateAfter/3 {
+			break
+		}
+	}
+	t.Error(problem)
+}
+
+// watchPauses finds the longest time for which this process did not run, until it is stopped.
+func watchPauses(longest *time.Duration) (stop func()) {
+	end, ended := make(chan bool), make(chan bool)
+	go func() {
+		defer close(ended)
+		const step = 5 * time.Millisecond
+		for {
+			start := time.Now()
+			select {
+			case <-end:
+				return
+			case <-time.After(step):
+				*longest = max(*longest, time.Since(start)-step)
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-ended
+	}
+}
+
+// findingsProblem runs the doctor and tells what it should not have found, or have found.
+func findingsProblem(t *testing.T, want []string, args ...string) string {
 	t.Helper()
 	code := 0
 	if len(want) > 0 {
@@ -171,16 +213,16 @@ func expectFindings(t *testing.T, want []string, args ...string) {
 	args = append([]string{"-doctor", "-json", "-duration", "2500ms"}, args...)
 	got, out, _ := client(t, args...)
 	if got != code {
-		t.Errorf("exit status %d, want %d\n%s", got, code, out)
+		return fmt.Sprintf("exit status %d, want %d\n%s", got, code, out)
 	}
 	var report struct{ Findings []note }
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
-		t.Fatalf("%v in %s", err, out)
+		return fmt.Sprintf("%v in %s", err, out)
 	}
 	var wrong []string
 	for _, n := range report.Findings {
 		if strings.Contains(n.Text, "the proxy does it") && strings.Contains(n.Change, "the server:") {
-			t.Errorf("blames the proxy and changes the server: %+v", n)
+			return fmt.Sprintf("blames the proxy and changes the server: %+v", n)
 		}
 		if n.Wrong {
 			wrong = append(wrong, n.Text+" => "+n.Change)
@@ -192,12 +234,13 @@ func expectFindings(t *testing.T, want []string, args ...string) {
 			found = found || matches(text, w)
 		}
 		if !found {
-			t.Errorf("no finding %q in\n%s", w, out)
+			return fmt.Sprintf("no finding %q in\n%s", w, out)
 		}
 	}
 	if len(want) == 0 && len(wrong) > 0 {
-		t.Errorf("found wrong: %q", wrong)
+		return fmt.Sprintf("found wrong: %q", wrong)
 	}
+	return ""
 }
 
 // matches says whether the parts of want, between which .. or => stand, come in text in this order.

@@ -11,8 +11,12 @@ import (
 )
 
 // Servers that nobody here wrote: whatever is found wrong with a sound one is this client's mistake.
+// -short leaves them out.
 
 func TestNothingIsWrongWithNchan(t *testing.T) {
+	if testing.Short() {
+		t.Skip("another server takes 7 s")
+	}
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
 		t.Skip("nginx is not installed")
@@ -21,6 +25,7 @@ func TestNothingIsWrongWithNchan(t *testing.T) {
 	if _, err := os.Stat(module); err != nil {
 		t.Skip("libnginx-mod-nchan is not installed")
 	}
+	t.Parallel()
 	addr := freeAddr(t)
 	base := "http://" + addr
 	startNginx(t, nginx, t.TempDir(), "load_module "+module+";\n", "server { listen "+addr+`;
@@ -57,11 +62,15 @@ require("http").createServer(async (req, res) => {
 `
 
 func TestNothingIsWrongWithBetterSSE(t *testing.T) {
+	if testing.Short() {
+		t.Skip("another server needs the network")
+	}
 	for _, program := range []string{"node", "npm"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skip(program + " is not installed")
 		}
 	}
+	t.Parallel()
 	dir := t.TempDir()
 	npm := exec.Command("npm", "install", "--no-audit", "--no-fund", "--fetch-retries", "1",
 		"--prefix", dir, "better-sse@0.16.1")
@@ -90,7 +99,7 @@ func TestNothingIsWrongWithBetterSSE(t *testing.T) {
 func expectEachEvent(t *testing.T, url string, publish ...string) {
 	t.Helper()
 	s := clientJSON(t, 0, append(publish, "-url", url, "-clients", "20", "-rounds", "8",
-		"-gap", "250ms", "-check", "json", "-heartbeat", "2s")...)
+		"-gap", "100ms", "-check", "json", "-heartbeat", "2s")...)
 	if s.OpenedOnce != 20 || s.Open != 20 || s.Reconnects != 0 || s.Errors != 0 {
 		t.Errorf("%d of 20 streams opened, %d open at the end, %d reconnects, %d errors: %v",
 			s.OpenedOnce, s.Open, s.Reconnects, s.Errors, s.ErrorKinds)

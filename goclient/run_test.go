@@ -24,7 +24,7 @@ const goodSnapshot = `{"system_status":{},"metrics":{},"activities":[],"timestam
 // Most of these tests wait rather than compute, so many may run at once.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "16")
+	flag.Set("test.parallel", "40")
 	os.Exit(m.Run())
 }
 
@@ -128,17 +128,26 @@ func TestAStreamThatCannotBeOpenedIsWrong(t *testing.T) {
 }
 
 func TestASilentStreamIsWrong(t *testing.T) {
+	t.Parallel()
 	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		begin(w, ": heartbeat\n\n")
 		<-r.Context().Done()
 	})
-	args := []string{"-url", url, "-duration", "1s", "-clients", "2", "-heartbeat"}
-	if got, want := problems(clientJSON(t, 1, append(args, "50ms")...)),
-		"2 "+wrongSilent; got != want {
-		t.Errorf("got %q, want %q", got, want)
+	for heartbeat, want := range map[string]string{"50ms": "2 " + wrongSilent, "1m": "", "0": ""} {
+		heartbeat, want := heartbeat, want
+		t.Run(heartbeat, func(t *testing.T) {
+			t.Parallel()
+			code := 0
+			if want != "" {
+				code = 1
+			}
+			s := clientJSON(t, code, "-url", url, "-duration", "1s", "-clients", "2",
+				"-heartbeat", heartbeat)
+			if got := problems(s); got != want {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
 	}
-	clientJSON(t, 0, append(args, "1m")...)
-	clientJSON(t, 0, append(args, "0")...)
 }
 
 func TestDebugPrintsEachEventAndHeartbeat(t *testing.T) {

@@ -99,7 +99,7 @@ func (s *stream) connection(ctx context.Context, fails *int) error {
 }
 
 // id gives the id to come back with. A stream that has to come back sends none that servers
-// refuse in a header, since they would do so each time.
+// reject in a header, since they would do so each time.
 func (s *stream) id() []byte {
 	id := s.p.lastID
 	if s.backoff && (len(id) > maxID || bytes.IndexFunc(id, unicode.IsControl) >= 0) {

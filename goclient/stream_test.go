@@ -313,7 +313,7 @@ func TestNothingStaysBehind(t *testing.T) {
 		<-r.Context().Done()
 	})
 	s := clientJSON(t, 0, "-url", url, "-clients", "60", "-stalled", "5", "-slow", "5",
-		"-duration", "2s")
+		"-duration", "1s")
 	if s.OpenedOnce != 60 || s.Events != 50 || s.Open != 60 {
 		t.Errorf("got %+v", s.totals)
 	}
