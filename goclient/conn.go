@@ -181,7 +181,7 @@ func (t *target) head(u *url.URL, lastID []byte) string {
 	return b.String() + "\r\n"
 }
 
-// An answerError is an answer at which a browser gives up for ever.
+// An answerError is an answer at which a browser gives up permanently.
 type answerError string
 
 func (e answerError) Error() string { return string(e) }

@@ -115,7 +115,7 @@ func (d *doctor) heldBack() bool {
 	var directLate []time.Duration
 	if d.direct != nil {
 		directLate = d.direct.byClock()
-		late, by = d.plain.behind(d.direct.times(), d.end), "later than on the direct stream"
+		late, by = d.plain.lateness(d.direct.times(), d.end), "later than on the direct stream"
 	}
 	bundles, bundled := d.plain.bundles()
 	switch {
@@ -153,8 +153,8 @@ func (d *doctor) squeezed() {
 			"for gzip as browsers do: %v", d.zipped.err)
 		return
 	}
-	late := d.zipped.behind(ref.times(), d.end)
-	directToo := d.directZ != nil && isLate(d.directZ.behind(ref.times(), d.end))
+	late := d.zipped.lateness(ref.times(), d.end)
+	directToo := d.directZ != nil && isLate(d.directZ.lateness(ref.times(), d.end))
 	if isLate(late) {
 		d.wrongly(d.change("compression", directToo), "when a client asks for gzip as browsers "+
 			"do, %s later than without; %s", lateText(late), d.hop(directToo))

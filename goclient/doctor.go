@@ -127,9 +127,9 @@ func (p *probe) times() map[string]time.Time {
 	return times
 }
 
-// behind gives how much later than in ref the events came; for one that never came, how long it
+// lateness gives how much later than in ref the events came; for one that never came, how long it
 // had been due at the end. What a new connection brought at once does not count.
-func (p *probe) behind(ref map[string]time.Time, end time.Time) (late []time.Duration) {
+func (p *probe) lateness(ref map[string]time.Time, end time.Time) (late []time.Duration) {
 	if len(p.conns) == 0 {
 		return nil
 	}

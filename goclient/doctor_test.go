@@ -20,7 +20,7 @@ import (
 const none = "" // no finding that is wrong
 
 // The doctor names what holds a stream back or cuts it, which hop does it, and what to change.
-func TestDoctorNamesTheCause(t *testing.T) {
+func TestDoctorNamesCause(t *testing.T) {
 	held := "came late, .. later than on the direct stream .. the proxy does it"
 	for _, tt := range []struct {
 		name   string
@@ -86,7 +86,7 @@ func TestDoctorNamesTheCause(t *testing.T) {
 	}
 }
 
-func TestDoctorDoesNotCallLateWhatAReconnectBrought(t *testing.T) {
+func TestDoctorIgnoresWhatReconnectsBrought(t *testing.T) {
 	t0 := time.Now()
 	at := func(s int) time.Time { return t0.Add(time.Duration(s) * time.Second) }
 	ref := map[string]time.Time{"1": at(1), "2": at(2), "3": at(3), "4": at(9)}
@@ -95,14 +95,14 @@ func TestDoctorDoesNotCallLateWhatAReconnectBrought(t *testing.T) {
 		arrivals: []arrival{{key: "1", at: at(2)}, {key: "2", at: at(8), fresh: true},
 			{key: "1", at: at(20)}},
 	}
-	got := p.behind(ref, at(30))
+	got := p.lateness(ref, at(30))
 	slices.Sort(got)
 	if want := []time.Duration{time.Second, 21 * time.Second}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v: event 1 a second late, event 4 never", got, want)
 	}
 }
 
-func TestDoctorSaysWhatHeadersAreMissing(t *testing.T) {
+func TestDoctorNamesMissingHeaders(t *testing.T) {
 	t.Parallel()
 	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -122,7 +122,7 @@ func TestDoctorSaysWhatHeadersAreMissing(t *testing.T) {
 }
 
 // The same with a real nginx, one server block for each case.
-func TestDoctorNamesTheCauseInNginx(t *testing.T) {
+func TestDoctorNamesCauseInNginx(t *testing.T) {
 	nginx, err := exec.LookPath("nginx")
 	if err != nil {
 		t.Skip("nginx is not installed")

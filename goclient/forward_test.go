@@ -19,10 +19,10 @@ import (
 	"time"
 )
 
-func TestForwardSendsEachEventOn(t *testing.T) {
+func TestForwardSendsEachEvent(t *testing.T) {
 	t.Setenv("SSE_FORWARD_TOKEN", " s3cret\n")
 	got := make(chan string, 10)
-	receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		got <- fmt.Sprintf("%s %s %s %s", r.Method, r.Header.Get("Authorization"),
 			r.Header.Get("Content-Type"), body)
@@ -39,7 +39,7 @@ func TestForwardSendsEachEventOn(t *testing.T) {
 	var out, errs bytes.Buffer
 	done := make(chan int)
 	go func() {
-		done <- run(ctx, []string{"-url", upstream, "-forward", receiver, "-forward-method",
+		done <- run(ctx, []string{"-url", upstream, "-forward", edge, "-forward-method",
 			"POST"},
 			&out, &errs)
 	}()
@@ -65,14 +65,14 @@ func TestForwardSendsEachEventOn(t *testing.T) {
 	}
 }
 
-func TestForwardKeepsOnlyTheNewestForASlowReceiver(t *testing.T) {
+func TestForwardReplacesWaitingEvent(t *testing.T) {
 	got, release := make(chan string, 10), make(chan bool)
-	receiver := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+	edge := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		got <- string(body)
 		<-release
 	})
-	f := newForwarder("PUT", receiver, "", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	f := newForwarder("PUT", edge, "", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan bool)
 	go func() {
@@ -99,13 +99,13 @@ func TestForwardKeepsOnlyTheNewestForASlowReceiver(t *testing.T) {
 	}
 }
 
-func TestForwardLogsFailuresOncePerChange(t *testing.T) {
+func TestForwardLogsFailureOncePerChange(t *testing.T) {
 	status := []int{500, 503, 200, 201, 404, 200}
-	receiver := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+	edge := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status[n])
 	})
 	var logged bytes.Buffer
-	f := newForwarder("PUT", receiver, "", slog.New(slog.NewTextHandler(&logged, nil)))
+	f := newForwarder("PUT", edge, "", slog.New(slog.NewTextHandler(&logged, nil)))
 	f.sending.quiet = 0
 	for range status {
 		f.note(f.send(context.Background(), []byte("{}")))
@@ -126,10 +126,10 @@ func TestForwardLogsFailuresOncePerChange(t *testing.T) {
 	}
 }
 
-func TestForwardComesBackEvenAfter204(t *testing.T) {
+func TestForwardComesBackAfter204(t *testing.T) {
 	t.Parallel()
 	got := make(chan string, 10)
-	receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		got <- string(body)
 	})
@@ -149,7 +149,7 @@ func TestForwardComesBackEvenAfter204(t *testing.T) {
 	var errs bytes.Buffer
 	done := make(chan int)
 	go func() {
-		done <- run(ctx, []string{"-url", upstream, "-forward", receiver}, io.Discard,
+		done <- run(ctx, []string{"-url", upstream, "-forward", edge}, io.Discard,
 			&errs)
 	}()
 	if a, b := receive(t, got), receive(t, got); a != "a" || b != "after 1" {
@@ -184,10 +184,10 @@ func newTestForwarder(t *testing.T, method, url string) (f *forwarder, log *lock
 	return f, log
 }
 
-func TestForwardTriesTheNewestUntilItIsTaken(t *testing.T) {
+func TestForwardTriesNewestUntilItIsTaken(t *testing.T) {
 	t.Parallel()
 	got := make(chan string, 10)
-	receiver := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+	edge := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		got <- string(body)
 		switch n {
@@ -201,7 +201,7 @@ func TestForwardTriesTheNewestUntilItIsTaken(t *testing.T) {
 			<-r.Context().Done() // hangs
 		}
 	})
-	f, log := newTestForwarder(t, "PUT", receiver)
+	f, log := newTestForwarder(t, "PUT", edge)
 	f.client.Timeout = 500 * time.Millisecond
 	f.event(&event{data: []byte("1")}, time.Time{})
 	for i := 0; i < 4; i++ {
@@ -222,16 +222,16 @@ func TestForwardTriesTheNewestUntilItIsTaken(t *testing.T) {
 	}
 }
 
-func TestForwardSendsNothingAgainThatIsRefused(t *testing.T) {
+func TestForwardDoesNotRepeatRejectedEvent(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{301, 400, 401, 403, 404, 409, 413, 415} {
 		var requests atomic.Int32
-		receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 			requests.Add(1)
 			w.WriteHeader(status)
 		})
 		log := &lockedBuffer{}
-		f := newForwarder("PUT", receiver, "", slog.New(slog.NewTextHandler(log, nil)))
+		f := newForwarder("PUT", edge, "", slog.New(slog.NewTextHandler(log, nil)))
 		f.opened(nil)
 		f.deliver(context.Background(), outgoing{data: []byte("1")})
 		if n := requests.Load(); n != 1 {
@@ -244,34 +244,34 @@ func TestForwardSendsNothingAgainThatIsRefused(t *testing.T) {
 }
 
 // A redirect that makes GET of PUT leads to a page, whose 200 says nothing.
-func TestForwardFollowsARedirectOnlyWithItsData(t *testing.T) {
+func TestForwardFollowsRedirectOnlyWithData(t *testing.T) {
 	for status, want := range map[int]string{301: "PUT 1", 302: "PUT 1", 303: "PUT 1",
 		307: "PUT 1, PUT 1", 308: "PUT 1, PUT 1"} {
 		var got []string
-		receiver := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		edge := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
 			got = append(got, r.Method+" "+string(body))
 			if n == 0 {
 				http.Redirect(w, r, "/elsewhere", status)
 			}
 		})
-		f := newForwarder("PUT", receiver, "", discardSlog)
+		f := newForwarder("PUT", edge, "", discardSlog)
 		err := f.send(context.Background(), []byte("1"))
 		if s := strings.Join(got, ", "); s != want || (err == nil) != (status > 303) {
-			t.Errorf("%d: the receiver had %s, want %s; %v", status, s, want, err)
+			t.Errorf("%d: the edge had %s, want %s; %v", status, s, want, err)
 		}
 	}
 }
 
 // Servers close connections that were kept, and may do so just as a request comes.
-func TestForwardIsNotHeldUpByAKeptConnectionThatDied(t *testing.T) {
-	receiver := rawServe(t, func(c *net.TCPConn) { // which has read the first request
+func TestForwardSurvivesDeadKeptConnection(t *testing.T) {
+	edge := rawServe(t, func(c *net.TCPConn) { // which has read the first request
 		defer c.Close()
 		io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
 		c.Read(make([]byte, 1)) // the second is begun, and not answered
 	})
 	for _, method := range []string{"PUT", "POST"} {
-		f := newForwarder(method, receiver, "", discardSlog)
+		f := newForwarder(method, edge, "", discardSlog)
 		first := f.send(context.Background(), []byte("1"))
 		second := f.send(context.Background(), []byte("1"))
 		if first != nil || (second == nil) != (method == "PUT") {
@@ -280,7 +280,7 @@ func TestForwardIsNotHeldUpByAKeptConnectionThatDied(t *testing.T) {
 	}
 }
 
-func TestForwardLogsTroubleThatComesAndGoesOnceAMinute(t *testing.T) {
+func TestForwardLogsFlappingOnceAMinute(t *testing.T) {
 	log := &lockedBuffer{}
 	f := newForwarder("PUT", "", "", slog.New(slog.NewTextHandler(log, nil)))
 	for minute := 0; minute < 2; minute++ {
@@ -310,7 +310,7 @@ func TestForwardLogsTroubleThatComesAndGoesOnceAMinute(t *testing.T) {
 	}
 }
 
-func TestForwardLogsARefusalThatFollowsAFailure(t *testing.T) {
+func TestForwardLogsRejectionAfterFailure(t *testing.T) {
 	log := &lockedBuffer{}
 	f := newForwarder("PUT", "", "", slog.New(slog.NewTextHandler(log, nil)))
 	f.opened(nil)
@@ -326,7 +326,7 @@ func TestForwardLogsARefusalThatFollowsAFailure(t *testing.T) {
 	}
 }
 
-func TestForwardCountsAsReplacedOnlyWhatWasNeverSent(t *testing.T) {
+func TestForwardCountsOnlyUnsentAsReplaced(t *testing.T) {
 	f := newForwarder("PUT", "", "", discardSlog)
 	f.opened(nil)
 	f.event(&event{data: []byte("1")}, time.Time{})
@@ -346,14 +346,14 @@ func TestForwardCountsAsReplacedOnlyWhatWasNeverSent(t *testing.T) {
 }
 
 // What could not be sent before the stream ended is old by then.
-func TestForwardOfAClosedStreamGivesUp(t *testing.T) {
+func TestForwardGivesUpWhenStreamIsClosed(t *testing.T) {
 	t.Parallel()
 	got := make(chan string, 10000)
-	receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		got <- ""
 		w.WriteHeader(http.StatusServiceUnavailable)
 	})
-	f := newForwarder("PUT", receiver, "", discardSlog)
+	f := newForwarder("PUT", edge, "", discardSlog)
 	f.minPause, f.maxPause = time.Millisecond, 5*time.Millisecond
 	f.opened(nil)
 	gaveUp := make(chan string, 1)
@@ -367,15 +367,15 @@ func TestForwardOfAClosedStreamGivesUp(t *testing.T) {
 	receive(t, gaveUp)
 }
 
-func TestForwardRepeatsWithAHeartbeatWhatCameSomeTimeAgoOnlyIfItIsPut(t *testing.T) {
+func TestForwardRepeatsNewestOnHeartbeat(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{"PUT", "POST"} {
 		got := make(chan string, 10)
-		receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 			body, _ := io.ReadAll(r.Body)
 			got <- string(body)
 		})
-		f, _ := newTestForwarder(t, method, receiver)
+		f, _ := newTestForwarder(t, method, edge)
 		start := time.Now()
 		heartbeat := func(after time.Duration) { f.comment([]byte("heartbeat"), start.Add(after)) }
 		heartbeat(0) // before the first event
@@ -409,7 +409,7 @@ func TestForwardRepeatsWithAHeartbeatWhatCameSomeTimeAgoOnlyIfItIsPut(t *testing
 	}
 }
 
-func TestForwardOpensASilentStreamAnew(t *testing.T) {
+func TestForwardReopensSilentStream(t *testing.T) {
 	t.Parallel()
 	upstream := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		begin(w, fmt.Sprintf("retry: 1\ndata: %d\n\n", n))
@@ -424,7 +424,7 @@ func TestForwardOpensASilentStreamAnew(t *testing.T) {
 	log.wait(t, "silent for 200ms")
 }
 
-func TestForwardIsNoHotLoopWhereStreamsCloseAtOnce(t *testing.T) {
+func TestForwardWaitsBeforeReopening(t *testing.T) {
 	t.Parallel()
 	var opened atomic.Int32
 	upstream := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
@@ -439,7 +439,7 @@ func TestForwardIsNoHotLoopWhereStreamsCloseAtOnce(t *testing.T) {
 }
 
 // Each is one connection; what is sent on follows.
-func TestForwardSendsOnWhatIsWhole(t *testing.T) {
+func TestForwardSendsOnlyWholeEvents(t *testing.T) {
 	t.Parallel()
 	noise := make([]byte, 10<<10)
 	rand.New(rand.NewSource(1)).Read(noise)
@@ -453,7 +453,7 @@ func TestForwardSendsOnWhatIsWhole(t *testing.T) {
 		"an event of 2 MiB":                {"", "data: " + strings.Repeat("x", 2<<20) + "\n\ndata: 3\n\n", []string{"3"}},
 		"noise":                            {"", string(noise) + "\n\ndata: 4\n\n", []string{"4"}},
 		"comments, names and no data":      {"", ": x\nevent: y\nid: 5\n\n\n\ndata: 5\n\n", []string{"5"}},
-		"what is not for the receiver":     {"", "data: not JSON\n\n", []string{"not JSON"}},
+		"what is not for the edge":         {"", "data: not JSON\n\n", []string{"not JSON"}},
 		"a compressed stream that is none": {"Content-Encoding: gzip", "data: 1\n\n", nil},
 	} {
 		c := c
@@ -486,7 +486,7 @@ func TestForwardSendsOnWhatIsWhole(t *testing.T) {
 }
 
 // Servers reject some ids in a header, and would do so each time.
-func TestForwardComesBackAfterAnIDThatNoHeaderCanHave(t *testing.T) {
+func TestForwardOmitsIDThatNoHeaderCanHave(t *testing.T) {
 	for _, id := range []string{"\x01", "a\x7f", strings.Repeat("7", 20<<10)} {
 		id := id
 		t.Run("", func(t *testing.T) {
@@ -510,7 +510,7 @@ func TestForwardComesBackAfterAnIDThatNoHeaderCanHave(t *testing.T) {
 	}
 }
 
-func TestForwardOfAFloodHoldsOneEventOnly(t *testing.T) {
+func TestForwardHoldsOneEventInFlood(t *testing.T) {
 	large := "data: " + strings.Repeat("x", 256<<10) + "\n\n"
 	sent := make(chan bool)
 	upstream := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
@@ -520,13 +520,13 @@ func TestForwardOfAFloodHoldsOneEventOnly(t *testing.T) {
 		close(sent)
 		<-r.Context().Done()
 	})
-	receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	go run(ctx, []string{"-url", upstream, "-forward", receiver}, io.Discard, io.Discard)
+	go run(ctx, []string{"-url", upstream, "-forward", edge}, io.Discard, io.Discard)
 	var most uint64
 	for isSent := false; !isSent; {
 		select {
@@ -579,21 +579,21 @@ func (b *lockedBuffer) wait(t *testing.T, text string) {
 func forward(t *testing.T, upstream string, args ...string) (got chan string, log *lockedBuffer) {
 	t.Helper()
 	got, log = make(chan string, 10000), &lockedBuffer{}
-	receiver := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		got <- string(body)
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan bool)
 	go func() {
-		run(ctx, append([]string{"-url", upstream, "-forward", receiver}, args...), io.Discard, log)
+		run(ctx, append([]string{"-url", upstream, "-forward", edge}, args...), io.Discard, log)
 		close(done)
 	}()
 	t.Cleanup(func() { stop(); <-done })
 	return got, log
 }
 
-func TestBackoffGrowsToTenSecondsWithJitter(t *testing.T) {
+func TestStreamBackoffGrowsWithJitter(t *testing.T) {
 	s := newStream(nil, nil)
 	s.backoff = true
 	s.retryIn = 0

@@ -13,7 +13,7 @@ import (
 // Servers that nobody here wrote: whatever is found wrong with a sound one is this client's mistake.
 // -short leaves them out.
 
-func TestNothingIsWrongWithNchan(t *testing.T) {
+func TestInteropFindsNothingWrongWithNchan(t *testing.T) {
 	if testing.Short() {
 		t.Skip("another server takes 7 s")
 	}
@@ -61,7 +61,7 @@ require("http").createServer(async (req, res) => {
 }).listen(process.argv[2], "127.0.0.1");
 `
 
-func TestNothingIsWrongWithBetterSSE(t *testing.T) {
+func TestInteropFindsNothingWrongWithBetterSSE(t *testing.T) {
 	if testing.Short() {
 		t.Skip("another server needs the network")
 	}

@@ -51,7 +51,7 @@ failed or did not reach a stream in 10 s.
 
 -publish measures from just before the request to the first event at each stream that no stream
 had before it. A publish with which a second new id arrives (the server sent one of its own) is
-left out of the figures and counted as mixed; events without ids cannot be told apart.
+left out of the results and counted as mixed; events without ids cannot be told apart.
 
 -json keys: url, streams, stalled, slow, elapsed_s, streams_open, streams_opened,
   streams_ended_by_204, unread_open, unread_closed_by_server, reconnects, closed_by_server,

@@ -105,7 +105,7 @@ func (m *meter) sightLocked(v *viewer, ev *event, at time.Time) (s *sighting, re
 	return s, repeated
 }
 
-// forgetLocked takes an id's spread into the figures and forgets the id.
+// forgetLocked takes an id's spread into the results and forgets the id.
 func (m *meter) forgetLocked(id string) {
 	if s := m.recent[id]; s != nil && !s.repeated && s.last != s.first {
 		m.spread.add(s.last.Sub(s.first))

@@ -10,7 +10,7 @@ import (
 )
 
 // The cases of https://html.spec.whatwg.org/multipage/server-sent-events.html, and what it implies.
-func TestParserFollowsTheStandard(t *testing.T) {
+func TestParserFollowsStandard(t *testing.T) {
 	for _, tt := range []struct{ name, in, want, lastID string }{
 		{"the standard's first example",
 			"data: This is the first message.\n\ndata: This is the second message, it\n" +
@@ -82,7 +82,7 @@ func TestParserFollowsTheStandard(t *testing.T) {
 	}
 }
 
-func TestParserKeepsTheIDOverAReconnect(t *testing.T) {
+func TestParserKeepsIDOverReconnect(t *testing.T) {
 	r := new(recorder)
 	p := &parser{h: r, limit: 64}
 	p.start()
@@ -171,7 +171,7 @@ func (discard) comment([]byte)      {}
 func (discard) retry(time.Duration) {}
 func (discard) dropped()            {}
 
-func TestHistogramQuantiles(t *testing.T) {
+func TestHistogramGivesQuantiles(t *testing.T) {
 	var h histogram
 	for i := 1; i <= 1000; i++ {
 		h.add(time.Duration(i) * time.Millisecond)

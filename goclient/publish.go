@@ -136,7 +136,7 @@ func (m *meter) beginRound() time.Time {
 	return r.start
 }
 
-// endRound takes the round into the figures. One in which more than one new id came is left
+// endRound takes the round into the results. One in which more than one new id came is left
 // out: which of the events the publish caused cannot be told.
 func (m *meter) endRound(err error) {
 	m.mu.Lock()

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A summary is what -json prints. Figures that were not measured are left out.
+// A summary is what -json prints. Values that were not measured are left out.
 type summary struct {
 	URL     string  `json:"url"`
 	Streams int     `json:"streams"`
@@ -41,7 +41,7 @@ type summary struct {
 	Wrong        []*finding     `json:"wrong"`
 }
 
-// summary gives the meter's figures; call it after finish.
+// summary gives the meter's results; call it after finish.
 func (m *meter) summary(elapsed time.Duration) *summary {
 	m.mu.Lock()
 	defer m.mu.Unlock()

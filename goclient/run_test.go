@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func TestExitStatusOfBadUsageIs2WithOneLine(t *testing.T) {
+func TestFlagsBadUsageExits2WithOneLine(t *testing.T) {
 	for _, args := range [][]string{
 		{"-clients", "0"}, {"-clients", "x"}, {"-clients", "100000000"}, {"-nonsense"}, {"extra"},
 		{"-url", "localhost:3001/x"}, {"-url", "ftp://x/"}, {"-url", "http://[::1"},
@@ -50,7 +50,7 @@ func TestExitStatusOfBadUsageIs2WithOneLine(t *testing.T) {
 	}
 }
 
-func TestHelpNamesEachFlagAndEachJSONKey(t *testing.T) {
+func TestHelpNamesFlagsAndJSONKeys(t *testing.T) {
 	code, help, _ := client(t, "-h")
 	if code != 0 {
 		t.Errorf("exit status %d", code)
@@ -72,7 +72,7 @@ func TestHelpNamesEachFlagAndEachJSONKey(t *testing.T) {
 }
 
 // Each problem is found where it is looked for, and makes the exit status 1; nothing else does.
-func TestChecks(t *testing.T) {
+func TestCheckFindsEachProblem(t *testing.T) {
 	bad := "id: 1\ndata: " + goodSnapshot + "\n\nid: 2\ndata: {\"system_status\":1,\"metrics\":2}\n\n" +
 		"id: 3\ndata: {]\n\nid: 3\ndata: " + goodSnapshot + "\n\nid: 1\nevent: ping\ndata: now\n\n"
 	text := "id: 9\ndata: hello\n\nid: a:1\ndata: {\"a\":1}\n\nid: a:0\ndata: {\"metrics\":1}\n\n"
@@ -103,7 +103,7 @@ func TestChecks(t *testing.T) {
 	}
 }
 
-func TestANewConnectionMayRepeatTheLastIDButNotAnEarlierOne(t *testing.T) {
+func TestCheckAllowsRepeatedLastIDOnly(t *testing.T) {
 	url := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		id := []int{5, 5, 4}
 		if n == len(id) {
@@ -117,7 +117,7 @@ func TestANewConnectionMayRepeatTheLastIDButNotAnEarlierOne(t *testing.T) {
 	}
 }
 
-func TestAStreamThatCannotBeOpenedIsWrong(t *testing.T) {
+func TestCheckReportsUnopenedStream(t *testing.T) {
 	url := rawServe(t, nil)
 	url = strings.Replace(url, "127.0.0.1", "127.0.0.2", 1) // nobody listens there
 	s := clientJSON(t, 1, "-url", url, "-once")
@@ -127,7 +127,7 @@ func TestAStreamThatCannotBeOpenedIsWrong(t *testing.T) {
 	}
 }
 
-func TestASilentStreamIsWrong(t *testing.T) {
+func TestCheckReportsSilentStream(t *testing.T) {
 	t.Parallel()
 	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		begin(w, ": heartbeat\n\n")
@@ -150,7 +150,7 @@ func TestASilentStreamIsWrong(t *testing.T) {
 	}
 }
 
-func TestDebugPrintsEachEventAndHeartbeat(t *testing.T) {
+func TestDebugPrintsEventsAndHeartbeats(t *testing.T) {
 	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		begin(w, "id: 4\ndata: {\"a\":1}\n\n: heartbeat\n\nevent: tick\ndata: \x1b[2J\ndata: b\n\n")
 	})
@@ -167,7 +167,7 @@ func TestDebugPrintsEachEventAndHeartbeat(t *testing.T) {
 	}
 }
 
-func TestProgressIsAPlainLineWhereThereIsNoTerminal(t *testing.T) {
+func TestProgressIsPlainWithoutTerminal(t *testing.T) {
 	m := newMeter(newChecker("auto"), 0, 1)
 	m.total = totals{Open: 3, Events: 40, Heartbeats: 5, Errors: 6}
 	done, r, w := make(chan struct{}), bytes.Buffer{}, new(lockedWriter)
@@ -190,7 +190,7 @@ func TestProgressIsAPlainLineWhereThereIsNoTerminal(t *testing.T) {
 }
 
 // The spread of an event counts the streams that were open when it appeared, and no others.
-func TestSpreadIsFromTheFirstToTheLastStream(t *testing.T) {
+func TestSpreadCountsOpenStreamsOnly(t *testing.T) {
 	m := newMeter(newChecker("auto"), 0, 3)
 	viewers := []*viewer{{m: m, n: 0}, {m: m, n: 1}, {m: m, n: 2}}
 	viewers[0].opened(&conn{start: time.Now()})
@@ -216,7 +216,7 @@ func TestSpreadIsFromTheFirstToTheLastStream(t *testing.T) {
 	}
 }
 
-func TestAwayIsFromTheLastEventOfAConnectionToTheFirstOfTheNext(t *testing.T) {
+func TestAwayCountsFromEventToEvent(t *testing.T) {
 	m := newMeter(newChecker("auto"), 0, 1)
 	v := &viewer{m: m}
 	t0 := time.Now()
@@ -235,7 +235,7 @@ func TestAwayIsFromTheLastEventOfAConnectionToTheFirstOfTheNext(t *testing.T) {
 	}
 }
 
-func TestPublishMeasuresToEachStream(t *testing.T) {
+func TestPublishMeasuresEachStream(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
 	s := clientJSON(t, 0, "-url", h.url, "-clients", "20", "-publish", h.url+"/pub", "-rounds", "4",
@@ -253,7 +253,7 @@ func TestPublishMeasuresToEachStream(t *testing.T) {
 	}
 }
 
-func TestPublishWithAnotherEventIsLeftOut(t *testing.T) {
+func TestPublishLeavesOutMixedRounds(t *testing.T) {
 	m := newMeter(newChecker("auto"), 0, 1)
 	v := &viewer{m: m}
 	v.opened(&conn{start: time.Now()})
@@ -271,7 +271,7 @@ func TestPublishWithAnotherEventIsLeftOut(t *testing.T) {
 	}
 }
 
-func TestPublishThatFailsIsWrong(t *testing.T) {
+func TestPublishReportsFailure(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
 	s := clientJSON(t, 1, "-url", h.url, "-publish", h.url+"/none", "-rounds", "2", "-gap", "1ms")
@@ -281,7 +281,7 @@ func TestPublishThatFailsIsWrong(t *testing.T) {
 }
 
 // What came before the request, or a second time, is no delivery; a missing one is counted.
-func TestDeliveriesAndMissedOnes(t *testing.T) {
+func TestPublishCountsDeliveredAndMissed(t *testing.T) {
 	m := newMeter(newChecker("none"), 0, 2)
 	a, b := &viewer{m: m}, &viewer{m: m, n: 1}
 	a.opened(&conn{start: time.Now()})
@@ -310,7 +310,7 @@ func TestDeliveriesAndMissedOnes(t *testing.T) {
 	}
 }
 
-func TestPIDMeasuresTheServer(t *testing.T) {
+func TestPIDMeasuresServer(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("needs /proc")

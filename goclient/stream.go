@@ -33,7 +33,7 @@ type observer interface {
 }
 
 // A stream is opened again whenever it ends, after the time that the server last said.
-// EventSource gives up for ever at an answer other than 200 and 204; this tries again.
+// EventSource gives up permanently at an answer other than 200 and 204; this tries again.
 type stream struct {
 	t       *target
 	o       observer
@@ -119,9 +119,9 @@ func (s *stream) comment(text []byte)   { s.o.comment(text, s.at) }
 func (s *stream) retry(d time.Duration) { s.retryIn = d }
 func (s *stream) dropped()              { s.o.dropped() }
 
-// wait gives the time until the next attempt: as browsers do the same each time; or half a second
-// at the least, doubled with each failure in a row up to maxBackoff, and up to half as much again,
-// drawn at random.
+// wait gives the time until the next attempt: as browsers do the same each time; or at least half a
+// second, doubled with each failure in a row up to maxBackoff, and up to half as much again, drawn
+// at random.
 func (s *stream) wait(fails int) time.Duration {
 	if !s.backoff {
 		return s.retryIn

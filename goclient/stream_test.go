@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-func TestReconnectsWithLastEventIDAndEndsAt204(t *testing.T) {
+func TestStreamReconnectsWithIDUntil204(t *testing.T) {
 	var mu sync.Mutex
 	var ids []string
 	url := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
@@ -52,7 +52,7 @@ func TestReconnectsWithLastEventIDAndEndsAt204(t *testing.T) {
 	}
 }
 
-func TestWaitsAsLongAsRetrySays(t *testing.T) {
+func TestStreamWaitsAsLongAsRetrySays(t *testing.T) {
 	t.Parallel()
 	var last atomic.Int64
 	url := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
@@ -70,7 +70,7 @@ func TestWaitsAsLongAsRetrySays(t *testing.T) {
 	}
 }
 
-func TestOnceEndsAtTheFirstClose(t *testing.T) {
+func TestStreamOnceEndsAtFirstClose(t *testing.T) {
 	var calls atomic.Int32
 	url := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 		calls.Add(1)
@@ -83,7 +83,7 @@ func TestOnceEndsAtTheFirstClose(t *testing.T) {
 }
 
 // Whatever the body's framing, and wherever it is cut, the same events come out.
-func TestReadsBodiesOfEachFraming(t *testing.T) {
+func TestStreamReadsEachFraming(t *testing.T) {
 	const body = "id: 1\ndata: first\r\n\r\nid: 2\rdata: second\r\r: heartbeat\n\nid: 3\ndata: third\n\n"
 	const head = "HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\n"
 	chunked := func(size int) (pieces []string) {
@@ -128,7 +128,7 @@ func TestReadsBodiesOfEachFraming(t *testing.T) {
 	}
 }
 
-func TestSaysWhenAStreamIsCut(t *testing.T) {
+func TestStreamReportsCut(t *testing.T) {
 	for _, head := range []string{"Transfer-Encoding: chunked\r\n\r\n9\r\ndata: a\n\n\r\n",
 		"Content-Length: 100\r\n\r\ndata: a\n\n"} {
 		head := head
@@ -145,7 +145,7 @@ func TestSaysWhenAStreamIsCut(t *testing.T) {
 }
 
 // Each event must arrive before the server sends the next one.
-func TestGzipDeliversEachFlush(t *testing.T) {
+func TestStreamDeliversEachGzipFlush(t *testing.T) {
 	got := make(chan string)
 	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Accept-Encoding") != "gzip" {
@@ -174,7 +174,7 @@ func TestGzipDeliversEachFlush(t *testing.T) {
 	s.run(context.Background())
 }
 
-func TestTriesAgainAfterAnswersAtWhichABrowserGivesUp(t *testing.T) {
+func TestStreamRetriesWhereBrowserGivesUp(t *testing.T) {
 	t.Parallel()
 	answer := func(status int, header, value string) func(w http.ResponseWriter) {
 		return func(w http.ResponseWriter) {
@@ -218,7 +218,7 @@ func TestTriesAgainAfterAnswersAtWhichABrowserGivesUp(t *testing.T) {
 	}
 }
 
-func TestFollowsRedirectsWithoutGivingAwayTheToken(t *testing.T) {
+func TestStreamKeepsTokenFromOtherHosts(t *testing.T) {
 	final := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "" || r.Header.Get("X-Key") != "" {
 			t.Errorf("another host got %v", r.Header)
@@ -245,7 +245,7 @@ func TestFollowsRedirectsWithoutGivingAwayTheToken(t *testing.T) {
 	}
 }
 
-func TestReadsHTTPS(t *testing.T) {
+func TestStreamReadsHTTPS(t *testing.T) {
 	ts := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin(w, "data: a\n\n")
 	}))
@@ -263,7 +263,7 @@ func TestReadsHTTPS(t *testing.T) {
 	}
 }
 
-func TestSendsTokenAndHeaders(t *testing.T) {
+func TestStreamSendsTokenAndHeaders(t *testing.T) {
 	file := writeFile(t, "s3cret\n")
 	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer s3cret" || r.Header.Get("X-A") != "b: c" {
@@ -275,7 +275,7 @@ func TestSendsTokenAndHeaders(t *testing.T) {
 }
 
 // A stalled stream is opened and never read, so a server can fill it; a slow one is read a little.
-func TestStalledStreamsAreNotRead(t *testing.T) {
+func TestStalledStreamIsNotRead(t *testing.T) {
 	t.Parallel()
 	blocked := make(chan bool, 1)
 	url := rawServe(t, func(c *net.TCPConn) {
@@ -295,7 +295,7 @@ func TestStalledStreamsAreNotRead(t *testing.T) {
 	}
 }
 
-func TestSlowStreamsAreReadALittle(t *testing.T) {
+func TestSlowStreamIsReadALittle(t *testing.T) {
 	t.Parallel()
 	url := rawServe(t, func(c *net.TCPConn) {
 		io.WriteString(c, "1234") // a second's worth, so the end is seen after two
@@ -306,7 +306,7 @@ func TestSlowStreamsAreReadALittle(t *testing.T) {
 	}
 }
 
-func TestNothingStaysBehind(t *testing.T) {
+func TestStreamsLeaveNothingBehind(t *testing.T) {
 	before := runtime.NumGoroutine()
 	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		begin(w, "data: a\n\n")
@@ -372,7 +372,7 @@ func begin(w http.ResponseWriter, body string) {
 	w.(http.Flusher).Flush()
 }
 
-// client runs the program, for 20 seconds at the most.
+// client runs the program, for at most 20 seconds.
 func client(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
