@@ -21,6 +21,7 @@ const none = "" // no finding that is wrong
 
 // The doctor names what holds a stream back or cuts it, which hop does it, and what to change.
 func TestDoctorNamesCause(t *testing.T) {
+	t.Parallel()
 	held := "came late, .. later than on the direct stream .. the proxy does it"
 	for _, tt := range []struct {
 		name   string

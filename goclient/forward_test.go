@@ -487,6 +487,7 @@ func TestForwardSendsOnlyWholeEvents(t *testing.T) {
 
 // Servers reject some ids in a header, and would do so each time.
 func TestForwardOmitsIDThatNoHeaderCanHave(t *testing.T) {
+	t.Parallel()
 	for _, id := range []string{"\x01", "a\x7f", strings.Repeat("7", 20<<10)} {
 		id := id
 		t.Run("", func(t *testing.T) {
