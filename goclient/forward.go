@@ -38,11 +38,11 @@ const (
 // When the upstream is silent or gone, the newest snapshot becomes stale: it is sent once more with
 // a status that says so, and tried until the edge takes it. The next event ends that.
 //
-// A comment shows that the upstream is alive and has nothing newer. With PUT, which may be repeated,
-// it sends the newest event again, so that an edge that was restarted gets it. With any method it
-// ends that the snapshot is stale. But it counts for nothing before the first event of a
-// connection: it may come from a full server that turns the client away, or from an edge that has
-// no snapshot.
+// A comment shows that the upstream is alive and has nothing newer. So a stale snapshot is sent
+// once more as it came. With PUT, which may be repeated, each comment sends the newest event again,
+// unless that has just come, so that an edge that was restarted gets it. A comment before the first
+// event of a connection counts for nothing: it may come from a full server that turns the client
+// away, or from an edge that has no snapshot.
 type forwarder struct {
 	method, url, token string
 	client             http.Client

@@ -96,15 +96,16 @@ func (f *freshness) due() (at time.Time, message string) {
 		return time.Time{}, ""
 	}
 
+	// A stream that was silent for too long before it was closed was stale before that.
 	limit := f.limit()
 	silent := f.last.Add(limit)
-	if f.lost.IsZero() && limit == 0 {
-		return time.Time{}, ""
+	isSilentFirst := f.lost.IsZero() || !silent.After(f.lost)
+	if limit > 0 && isSilentFirst {
+		return silent, "No data since " + f.last.Format(time.TimeOnly)
 	}
 
-	// A stream that was silent for too long before it was closed was stale before that.
-	if limit > 0 && (f.lost.IsZero() || !silent.After(f.lost)) {
-		return silent, "No data since " + f.last.Format(time.TimeOnly)
+	if f.lost.IsZero() {
+		return time.Time{}, ""
 	}
 	return f.lost.Add(f.least), "Connection lost at " + f.lost.Format(time.TimeOnly)
 }

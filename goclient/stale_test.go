@@ -433,7 +433,9 @@ func TestForwardMarksStaleOnce(t *testing.T) {
 
 	f.markStale()
 	f.closed(io.EOF)
+	f.mu.Lock() // the timer may have run out already
 	f.fresh.lost = time.Now().Add(-time.Minute)
+	f.mu.Unlock()
 	f.markStale()
 	out, ok = f.waiting()
 	if ok {
