@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -282,6 +283,57 @@ func (p *process) watch(t testing.TB, readers []*reader, d time.Duration) (w wat
 
 func (w watch) String() string {
 	return fmt.Sprintf("events came after %v, /health returned after %v, the server used %.2f of a core and %.2f ms for a broadcast", w.delay, w.health, w.cpu, w.broadcast)
+}
+
+// A host on a network of its own vanishes without a word: its link goes down.
+func TestChaosVanishedClientIsGoneSoon(t *testing.T) {
+	needRoot(t)
+	need(t, "ip", "curl")
+	ip := func(args string) error { return exec.Command("ip", strings.Fields(args)...).Run() }
+	host := fmt.Sprintf("sse%d", os.Getpid())
+	if err := ip("netns add " + host); err != nil {
+		t.Skip("ip(8) cannot make a network namespace here: ", err)
+	}
+	defer func() { ip("link del " + host + "a"); ip("netns del " + host) }()
+	addr := fmt.Sprintf("10.231.%d", os.Getpid()%250)
+	for _, args := range []string{
+		"link add " + host + "a type veth peer name " + host + "b netns " + host,
+		"addr add " + addr + ".1/24 dev " + host + "a", "link set " + host + "a up",
+		"-n " + host + " addr add " + addr + ".2/24 dev " + host + "b",
+		"-n " + host + " link set " + host + "b up",
+	} {
+		if err := ip(args); err != nil {
+			t.Skipf("ip %s does not work here: %v", args, err)
+		}
+	}
+	var servers []*process
+	for _, interval := range []string{"2s", "0"} { // 0: only the kernel finds out, by itself
+		p := startServer(t, "-addr", addr+".1:0", "-interval", interval)
+		curl := exec.Command("ip", "netns", "exec", host, "curl", "-sN", "http://"+p.addr+"/dashboard/stream")
+		if err := curl.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { curl.Process.Kill(); curl.Wait() }()
+		p.mustLog(t, `"stream opened".*curl`)
+		eventually(t, "curl has an event", func() bool { return p.metrics(t)["sse_events_sent_total"] > 0 })
+		servers = append(servers, p)
+	}
+	if err := ip("-n " + host + " link set " + host + "b down"); err != nil {
+		t.Fatal(err)
+	}
+	t.Parallel() // the other tests run while the servers wait for the client
+	for _, p := range servers {
+		within(t, 100*time.Second, "the vanished client's stream is closed", func() bool { return strings.Contains(p.log(), "stream closed") })
+		closed := regexp.MustCompile(`msg="stream closed".* reason=(stalled|error) .*duration=(\S+)`).FindStringSubmatch(p.log())
+		if closed == nil {
+			t.Fatalf("the log is\n%s", p.log())
+		}
+		if after, err := time.ParseDuration(closed[2]); err != nil || after > 90*time.Second {
+			t.Errorf("the stream was closed after %s", closed[2])
+		}
+		t.Logf("closed after %s: %s", closed[2], closed[1])
+		p.stop(t)
+	}
 }
 
 // All faults at once: streams that read miss nothing, /health returns OK, and resources are given back.

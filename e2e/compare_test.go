@@ -20,6 +20,7 @@ var activitiesFormat = func() *regexp.Regexp {
 
 // Keys, their order and the formats of their values are the same in both servers' snapshots.
 func TestRailsSnapshotsHaveTheSameFormat(t *testing.T) {
+	t.Parallel()
 	rails := freeAddr(t)
 	startRails(t, rails)
 	servers := []struct{ name, addr string }{

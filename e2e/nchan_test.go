@@ -19,8 +19,9 @@ import (
 )
 
 func TestNchanCarriesEachSnapshotToEachStream(t *testing.T) {
+	n := scale(t, 8000)
 	c := startNchan(t)
-	c.read(t, scale(t, 8000))
+	c.read(t, n)
 	c.mu.Lock()
 	c.delays = [3][]time.Duration{}
 	usage, start, before := c.usage(), time.Now(), c.newest
@@ -48,6 +49,7 @@ func TestNchanCarriesEachSnapshotToEachStream(t *testing.T) {
 }
 
 func TestNchanStreamsGoOnAfterRedisWasKilled(t *testing.T) {
+	t.Parallel()
 	c := startNchan(t)
 	c.read(t, 30)
 	c.redis.kill()
@@ -91,6 +93,7 @@ func TestNchanStreamsGoOnAfterRedisWasKilled(t *testing.T) {
 }
 
 func TestNchanClientsOfAKilledNginxComeBack(t *testing.T) {
+	t.Parallel()
 	c := startNchan(t)
 	c.read(t, 60)
 	c.nginx[1].kill() // nothing is posted to this one
@@ -119,6 +122,7 @@ func TestNchanClientsOfAKilledNginxComeBack(t *testing.T) {
 }
 
 func TestNchanIsPublishedToByThisMachineOnly(t *testing.T) {
+	t.Parallel()
 	c := startNchan(t)
 	post := func(host string, header ...string) int {
 		t.Helper()

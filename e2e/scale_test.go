@@ -17,13 +17,14 @@ import (
 	"time"
 )
 
-// scale is how many streams the tests of this file open at most: SSE_SCALE, or the fewest that
-// show the same.
+// scale is how many streams a test opens at most: SSE_SCALE, where it measures and so runs alone, or
+// the fewest that show the same.
 func scale(t *testing.T, most int) int {
 	t.Helper()
 	if n, err := strconv.Atoi(os.Getenv("SSE_SCALE")); err == nil {
 		return min(n, most)
 	}
+	t.Parallel()
 	return 300
 }
 
