@@ -67,7 +67,7 @@ type fault struct {
 	throw             func(addr string, stop <-chan struct{})
 }
 
-// stalledReaders are as many as a small limit of descriptors allows, and 1,000 at the most.
+// stalledReaders are as many as a small limit of descriptors allows, and at most 1,000.
 func stalledReaders() int {
 	var l syscall.Rlimit
 	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l)
@@ -115,7 +115,7 @@ var faults = map[string]fault{
 	}},
 	"streams past the limit": {1, 50, func(addr string, _ <-chan struct{}) {
 		for i := 0; i < 50; i++ {
-			if c := open(addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"); c != nil {
+			if c := open(addr, eventSourceRequest); c != nil {
 				defer c.Close()
 			}
 		}
@@ -409,7 +409,7 @@ func (s spread) String() string {
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// takeDelays gives the delays of the snapshots since it was last called.
+// takeDelays returns the delays of the events since it was last called.
 func takeDelays(readers []*reader) (all spread) {
 	for _, r := range readers {
 		r.mu.Lock()
@@ -446,72 +446,88 @@ func mustMissNothing(t *testing.T, readers []*reader) {
 	t.Logf("%d streams had each of %d events", len(readers), len(all))
 }
 
+// Returning are clients that come back whenever their stream ends, as EventSource does.
+type returning struct {
+	addr     string
+	stop     chan struct{}
+	rejected atomic.Int64
+	killed   atomic.Int64   // when the first server was killed, in Unix ms; 0: it lives
+	back     chan time.Time // when each had an event of the second server
+}
+
+// run is one client.
+func (r *returning) run() {
+	retry := 3 * time.Second
+	for {
+		if c, err := net.Dial("tcp", r.addr); err == nil {
+			retry = r.read(c, retry)
+			c.Close()
+		}
+		select {
+		case <-r.stop:
+			return
+		case <-time.After(retry):
+		}
+	}
+}
+
+// read reads a stream until it ends, and returns when to come back.
+func (r *returning) read(c net.Conn, retry time.Duration) time.Duration {
+	io.WriteString(c, eventSourceRequest)
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-r.stop:
+			c.Close()
+		case <-done:
+		}
+	}()
+	isBack := false
+	for lines := bufio.NewScanner(c); lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), "retry: "); ok {
+			ms, _ := strconv.Atoi(text)
+			retry = time.Duration(ms) * time.Millisecond
+		}
+		if strings.HasPrefix(lines.Text(), ": full") {
+			r.rejected.Add(1)
+		}
+		text, isID := strings.CutPrefix(lines.Text(), "id: ")
+		id, _ := strconv.ParseInt(text, 10, 64)
+		if killed := r.killed.Load(); isID && !isBack && killed > 0 && id >= killed {
+			isBack = true
+			r.back <- time.Now()
+		}
+	}
+	return retry
+}
+
 // The server's streams all come back to the next process on its port; none is rejected.
 func TestChaosKilledServerGetsItsStreamsBack(t *testing.T) {
 	clients := 300
 	if chaosTime(t) > time.Minute {
 		clients = 5000
 	}
-	addr := freeAddr(t)
-	p := startServer(t, "-addr", addr)
-	var rejected atomic.Int64
-	stop := make(chan struct{})
+	r := &returning{addr: freeAddr(t), stop: make(chan struct{}), back: make(chan time.Time, clients)}
+	p := startServer(t, "-addr", r.addr)
 	var running sync.WaitGroup
-	back := make(chan time.Time, clients)
-	var second atomic.Int64 // when the first process was killed, in Unix ms
 	for i := 0; i < clients; i++ {
 		running.Add(1)
-		go func() {
-			defer running.Done()
-			retry := 3 * time.Second
-			for {
-				c, err := net.Dial("tcp", addr)
-				if err == nil {
-					io.WriteString(c, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
-					done := make(chan struct{})
-					go func() {
-						select {
-						case <-stop:
-							c.Close()
-						case <-done:
-						}
-					}()
-					for lines := bufio.NewScanner(c); lines.Scan(); {
-						if ms, ok := strings.CutPrefix(lines.Text(), "retry: "); ok {
-							n, _ := strconv.Atoi(ms)
-							retry = time.Duration(n) * time.Millisecond
-						} else if strings.HasPrefix(lines.Text(), ": full") {
-							rejected.Add(1)
-						} else if id, ok := strings.CutPrefix(lines.Text(), "id: "); ok && second.Load() > 0 {
-							if n, _ := strconv.ParseInt(id, 10, 64); n < second.Load() {
-								continue // of the first process
-							}
-							back <- time.Now()
-							<-stop
-							return
-						}
-					}
-					close(done)
-					c.Close()
-				}
-				select {
-				case <-stop:
-					return
-				case <-time.After(retry):
-				}
-			}
-		}()
+		go func() { defer running.Done(); r.run() }()
 	}
-	eventually(t, "all streams are open", func() bool { return p.metrics(t)["sse_streams_open"] == float64(clients) })
+	eventually(t, "all streams are open", func() bool {
+		return p.metrics(t)["sse_streams_open"] == float64(clients)
+	})
+
 	p.kill()
-	second.Store(time.Now().UnixMilli())
+	r.killed.Store(time.Now().UnixMilli())
 	start := time.Now()
-	p = startServer(t, "-addr", addr)
+	p = startServer(t, "-addr", r.addr)
 	took := make(spread, clients)
 	deadline := time.After(30 * time.Second)
 	for i := range took {
 		select {
-		case at := <-back:
+		case at := <-r.back:
 			took[i] = at.Sub(start)
 		case <-deadline:
 			t.Fatalf("%d of %d streams came back", i, clients)
@@ -519,10 +535,10 @@ func TestChaosKilledServerGetsItsStreamsBack(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("of %d streams each was back after the start: %v", clients, took)
-	if n := rejected.Load(); n > 0 {
+	if n := r.rejected.Load(); n > 0 {
 		t.Errorf("%d were rejected", n)
 	}
-	close(stop)
+	close(r.stop)
 	running.Wait()
 	p.stop(t)
 }

@@ -45,7 +45,7 @@ func TestClientsReadTheCompressedStream(t *testing.T) {
 		args            []string // DIR is a directory of its own, URL a page that watches
 		script          string   // for Node
 		npm             string   // a package that it needs
-		beats           int      // that it shows at the least
+		beats           int      // that it shows at least
 	}{
 		{name: "Firefox", userAgent: "Firefox/", program: "firefox-esr", args: []string{"--headless", "--no-remote", "--profile", "DIR", "URL"}},
 		{name: "Chromium", userAgent: "Chrome/", program: "chromium",

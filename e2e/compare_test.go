@@ -69,7 +69,7 @@ func startRails(t *testing.T, addr string) (kill func()) {
 	}
 }
 
-// readSnapshots gives the data of the first n events of a stream.
+// readSnapshots returns the data of the first n events of a stream.
 func readSnapshots(t *testing.T, url string, n int) (all []string) {
 	t.Helper()
 	resp, err := http.Get(url)

@@ -197,87 +197,127 @@ func startProxy(t testing.TB, program, addr, dir, conf string, args []string) *e
 	return cmd
 }
 
-func checkProxy(t *testing.T, s *server, addr string) {
-	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, DisableCompression: true,
-		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "dashboard.example.com"}}}
-	defer client.CloseIdleConnections()
-	ask := func(ctx context.Context, method, path string, header ...string) *http.Response {
-		t.Helper()
-		r, _ := http.NewRequestWithContext(ctx, method, "https://"+addr+path, strings.NewReader(`{"message":"x"}`))
-		r.Host = "dashboard.example.com"
-		for i := 0; i < len(header); i += 2 {
-			if header[i] == "Host" {
-				r.Host = header[i+1]
-			} else {
-				r.Header.Set(header[i], header[i+1])
-			}
-		}
-		resp, err := client.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { resp.Body.Close() })
-		return resp
-	}
-	for _, prefix := range []string{"", "/machines/a"} {
-		ctx, leave := context.WithCancel(context.Background())
-		defer leave()
-		direct := s.stream(t)
-		direct.event(t)
-		resp := ask(ctx, "GET", prefix+"/dashboard/stream", "Sec-Fetch-Site", "same-origin")
-		if resp.StatusCode != 200 || resp.ProtoMajor != 2 || resp.Header.Get("Content-Type") != "text/event-stream" {
-			t.Fatalf("the stream's answer is %s %s, %v", resp.Proto, resp.Status, resp.Header)
-		}
-		events := bufio.NewReader(resp.Body)
-		until := func(start string) string {
-			t.Helper()
-			for {
-				line, err := events.ReadString('\n')
-				if err != nil {
-					t.Fatal(err)
-				}
-				if strings.HasPrefix(line, start) {
-					return line
-				}
-			}
-		}
-		until("data: ")
-		worst := time.Duration(0)
-		for i := 0; i < 10; i++ {
-			id := s.trigger(t).ID
-			direct.event(t)
-			start := time.Now()
-			if line := until("id: "); line != fmt.Sprintf("id: %d\n", id) {
-				t.Fatalf("%q came through, want %d", line, id)
-			}
-			worst = max(worst, time.Since(start))
-		}
-		t.Logf("%s/: each event within %v of the direct stream", prefix, worst)
-		if worst > time.Second {
-			t.Errorf("an event was delayed by %v", worst)
-		}
-		until(": heartbeat")
-		direct.Close()
-		leave()
-		eventually(t, "the client's disconnect is passed on", func() bool { return s.debug(t).Open == 0 })
+// A proxied is the server as a browser sees it: with HTTP/2 and TLS through a proxy at addr.
+type proxied struct {
+	addr   string
+	client http.Client
+}
 
-		if resp := ask(context.Background(), "GET", prefix+"/", "Sec-Fetch-Site", "none"); resp.StatusCode != 200 ||
-			!strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") || resp.Header.Get("Content-Security-Policy") == "" {
-			t.Errorf("the page's answer is %s, %v", resp.Status, resp.Header)
+// ask sends a request, whose answer's body is closed when the test ends. header is names and values.
+func (p *proxied) ask(t testing.TB, ctx context.Context, method, path string, header ...string) *http.Response {
+	t.Helper()
+	body := strings.NewReader(`{"message":"x"}`)
+	r, err := http.NewRequestWithContext(ctx, method, "https://"+p.addr+path, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Host = "dashboard.example.com"
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			r.Host = header[i+1]
+		} else {
+			r.Header.Set(header[i], header[i+1])
 		}
-		ctx, leave = context.WithCancel(context.Background())
-		if resp := ask(ctx, "GET", prefix+"/dashboard/stream", "Accept-Encoding", "gzip", "User-Agent", "Mozilla/5.0 (e2e)"); resp.Header.Get("Content-Encoding") != "gzip" {
-			t.Errorf("the compressed stream's answer is %s, %v", resp.Status, resp.Header)
-		}
-		leave()
-		for _, header := range [][]string{nil, {"Host", "localhost"}, {"Host", "localhost", "X-Forwarded-For", ""},
-			{"Host", "127.0.0.1", "Forwarded", "", "X-Forwarded-For", "127.0.0.1"}} {
-			resp := ask(context.Background(), "POST", prefix+"/dashboard/activities", append(header, "Content-Type", "application/json")...)
-			if resp.StatusCode == 201 || header == nil && resp.StatusCode != 403 {
-				t.Errorf("posting through the proxy with %q returns %s", header, resp.Status)
+	}
+	resp, err := p.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	return resp
+}
+
+func checkProxy(t *testing.T, s *server, addr string) {
+	transport := &http.Transport{
+		ForceAttemptHTTP2: true, DisableCompression: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true, ServerName: "dashboard.example.com"},
+	}
+	defer transport.CloseIdleConnections()
+	p := &proxied{addr: addr, client: http.Client{Transport: transport}}
+	for _, prefix := range []string{"", "/machines/a"} {
+		checkStreamThrough(t, s, p, prefix)
+		checkOthersThrough(t, p, prefix)
+		eventually(t, "all streams are gone", func() bool { return s.debug(t).Open == 0 })
+	}
+}
+
+// checkStreamThrough checks that each event comes at once, and that the server hears of the client's
+// disconnect.
+func checkStreamThrough(t *testing.T, s *server, p *proxied, prefix string) {
+	t.Helper()
+	ctx, leave := context.WithCancel(context.Background())
+	defer leave()
+	direct := s.stream(t)
+	direct.event(t)
+	resp := p.ask(t, ctx, "GET", prefix+"/dashboard/stream", "Sec-Fetch-Site", "same-origin")
+	if resp.StatusCode != 200 || resp.ProtoMajor != 2 || resp.Header.Get("Content-Type") != "text/event-stream" {
+		t.Fatalf("the stream's answer is %s %s, %v", resp.Proto, resp.Status, resp.Header)
+	}
+	events := bufio.NewReader(resp.Body)
+	until := func(start string) string {
+		t.Helper()
+		for {
+			line, err := events.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasPrefix(line, start) {
+				return line
 			}
 		}
-		eventually(t, "all streams are gone", func() bool { return s.debug(t).Open == 0 })
+	}
+
+	until("data: ")
+	worst := time.Duration(0)
+	for i := 0; i < 10; i++ {
+		id := s.trigger(t).ID
+		direct.event(t)
+		start := time.Now()
+		if line := until("id: "); line != fmt.Sprintf("id: %d\n", id) {
+			t.Fatalf("%q came through, want %d", line, id)
+		}
+		worst = max(worst, time.Since(start))
+	}
+	t.Logf("%s/: each event within %v of the direct stream", prefix, worst)
+	if worst > time.Second {
+		t.Errorf("an event was delayed by %v", worst)
+	}
+	until(": heartbeat")
+	direct.Close()
+	leave()
+	eventually(t, "the client's disconnect is passed on", func() bool { return s.debug(t).Open == 0 })
+}
+
+// checkOthersThrough checks the page, the compressed stream, and that nothing from outside counts as
+// local.
+func checkOthersThrough(t *testing.T, p *proxied, prefix string) {
+	t.Helper()
+	background := context.Background()
+	resp := p.ask(t, background, "GET", prefix+"/", "Sec-Fetch-Site", "none")
+	if resp.StatusCode != 200 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") ||
+		resp.Header.Get("Content-Security-Policy") == "" {
+		t.Errorf("the page's answer is %s, %v", resp.Status, resp.Header)
+	}
+
+	ctx, leave := context.WithCancel(background)
+	defer leave()
+	resp = p.ask(t, ctx, "GET", prefix+"/dashboard/stream",
+		"Accept-Encoding", "gzip", "User-Agent", "Mozilla/5.0 (e2e)")
+	if resp.Header.Get("Content-Encoding") != "gzip" {
+		t.Errorf("the compressed stream's answer is %s, %v", resp.Status, resp.Header)
+	}
+
+	for _, header := range [][]string{
+		nil,
+		{"Host", "localhost"},
+		{"Host", "localhost", "X-Forwarded-For", ""},
+		{"Host", "127.0.0.1", "Forwarded", "", "X-Forwarded-For", "127.0.0.1"},
+	} {
+		resp := p.ask(t, background, "POST", prefix+"/dashboard/activities",
+			append(header, "Content-Type", jsonType)...)
+		if resp.StatusCode == 201 || header == nil && resp.StatusCode != 403 {
+			t.Errorf("posting through the proxy with %q returns %s", header, resp.Status)
+		}
 	}
 }
 

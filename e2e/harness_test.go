@@ -81,7 +81,7 @@ func buildAndRun(m *testing.M) (status int) {
 	return status
 }
 
-// A server is one that listens somewhere, whoever started it.
+// A server is known by its address; it may be another program's.
 type server struct{ addr string }
 
 // request returns the answer's status, header and, except of a stream, body. header is names and
@@ -349,6 +349,10 @@ type event struct {
 }
 
 const streamRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+// eventSourceRequest is one that gets 200 even from a full server.
+const eventSourceRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n" +
+	"Accept: text/event-stream\r\n\r\n"
 
 // gzipRequest is a browser's.
 const gzipRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Mozilla/5.0 (e2e)\r\n" +

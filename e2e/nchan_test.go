@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -124,20 +122,12 @@ func TestNchanClientsOfAKilledNginxComeBack(t *testing.T) {
 func TestNchanIsPublishedToByThisMachineOnly(t *testing.T) {
 	t.Parallel()
 	c := startNchan(t)
-	post := func(host string, header ...string) int {
-		t.Helper()
-		r, _ := http.NewRequest("POST", "http://"+host+"/pub/dashboard", strings.NewReader(`{"n":0}`))
-		for i := 0; i < len(header); i += 2 {
-			r.Header.Set(header[i], header[i+1])
-		}
-		resp, err := http.DefaultClient.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		return resp.StatusCode
-	}
 	addr := c.nginx[0].addr
+	post := func(addr string, header ...string) int {
+		t.Helper()
+		code, _, _ := (&server{addr}).send(t, "POST", "/pub/dashboard", `{"n":0}`, header...)
+		return code
+	}
 	if code := post(addr); code != 201 && code != 202 {
 		t.Errorf("posting from this machine returns %d", code)
 	}
@@ -150,41 +140,32 @@ func TestNchanIsPublishedToByThisMachineOnly(t *testing.T) {
 	_, port, _ := net.SplitHostPort(addr)
 	addrs, _ := net.InterfaceAddrs()
 	for _, a := range addrs {
-		if ip, ok := a.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
-			if code := post(net.JoinHostPort(ip.IP.String(), port)); code != 403 {
-				t.Errorf("posting from %v returns %d", ip.IP, code)
-			}
+		ip, ok := a.(*net.IPNet)
+		if !ok || ip.IP.To4() == nil || ip.IP.IsLoopback() {
+			continue
+		}
+		if code := post(net.JoinHostPort(ip.IP.String(), port)); code != 403 {
+			t.Errorf("posting from %v returns %d", ip.IP, code)
 		}
 	}
+}
+
+func TestNchanServesThePageAndNoStrangePages(t *testing.T) {
+	t.Parallel()
+	s := &server{startNchan(t).nginx[0].addr}
 	for _, path := range []string{"/dashboard/activities", "/dashboard/snapshot"} {
-		resp, err := http.Post("http://"+addr+path, "application/json", strings.NewReader(`{"message":"x"}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode < 400 {
-			t.Errorf("posting to %s of the upstream returns %d", path, resp.StatusCode)
+		code, _, _ := s.send(t, "POST", path, `{"message":"x"}`, "Content-Type", jsonType)
+		if code < 400 {
+			t.Errorf("posting to %s of the upstream returns %d", path, code)
 		}
 	}
-	r, _ := http.NewRequest("GET", "http://"+addr+"/dashboard/stream", nil)
-	r.Header.Set("Accept", "text/event-stream")
-	r.Header.Set("Origin", "http://evil.example")
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
+	code, _, _ := s.request(t, "GET", "/dashboard/stream",
+		"Accept", "text/event-stream", "Origin", "http://evil.example")
+	if code != 403 {
+		t.Errorf("to a page of another origin, the stream returns %d", code)
 	}
-	resp.Body.Close()
-	if resp.StatusCode != 403 {
-		t.Errorf("to a page of another origin, the stream returns %d", resp.StatusCode)
-	}
-	resp, err = http.Get("http://" + addr + "/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, _ := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if string(body) != read(t, "dashboard.html") {
-		t.Errorf("the page returns %s", resp.Status)
+	if code, _, body := s.request(t, "GET", "/"); code != 200 || body != read(t, "dashboard.html") {
+		t.Errorf("the page returns %d", code)
 	}
 }
 
@@ -316,7 +297,7 @@ func (c *nchan) follow(addr string) *carried {
 
 // readStream notes what comes on a stream of nginx, or of the upstream where s is nil, until it ends.
 func (c *nchan) readStream(addr string, s *carried, at int) (again bool) {
-	conn := open(addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+	conn := open(addr, eventSourceRequest)
 	if conn == nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -354,7 +335,7 @@ func (c *nchan) readStream(addr string, s *carried, at int) (again bool) {
 	return !c.ended
 }
 
-// note holds the data of a stream against what the upstream's own had.
+// note compares the data of a stream with what the upstream's own had.
 func (c *nchan) note(s *carried, data string, at int) {
 	var n int
 	fmt.Sscanf(data, `{"n":%d,`, &n)
@@ -474,7 +455,7 @@ func (d *daemon) kill() {
 
 // streamData is the data of a stream's first event, or empty where it does not come in 5 s.
 func streamData(t *testing.T, addr string) string {
-	conn := open(addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+	conn := open(addr, eventSourceRequest)
 	if conn == nil {
 		return ""
 	}

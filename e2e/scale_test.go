@@ -72,13 +72,8 @@ func TestScaleEdgesCarryEachEventToEachStream(t *testing.T) {
 		}
 	}
 	for i, edge := range edges[:3] {
-		skipped := edge.metrics(t)["sse_events_skipped_total"]
-		r := loads[i].stop(t)
-		if r.Reconnects+r.Errors+len(r.Wrong) > 0 || skipped > 0 {
-			t.Errorf("edge %d: %+v, %v events skipped", i+1, r, skipped)
-		}
-		if least := (events - 1) * n; r.Events < least {
-			t.Errorf("the clients of edge %d got %d events, want at least %d", i+1, r.Events, least)
+		if got := mustBeWell(t, edge, loads[i]); got < (events-1)*n {
+			t.Errorf("the clients of edge %d got %d events, want at least %d", i+1, got, (events-1)*n)
 		}
 	}
 	if opened := upstream.metrics(t)["sse_streams_opened_total"]; opened != 4 { // the edges' and the test's
@@ -89,6 +84,17 @@ func TestScaleEdgesCarryEachEventToEachStream(t *testing.T) {
 		t.Logf("%s: %s", name, after[i].since(before[i]))
 	}
 	t.Logf("the kernel takes %.2f KiB for each end of a stream", kernel/float64(6*n))
+}
+
+// mustBeWell ends an edge's load and checks that nothing went wrong. It returns the events that came.
+func mustBeWell(t *testing.T, edge *process, l *load) (events int) {
+	t.Helper()
+	skipped := edge.metrics(t)["sse_events_skipped_total"]
+	r := l.stop(t)
+	if r.Reconnects+r.Errors+len(r.Wrong) > 0 || skipped > 0 {
+		t.Errorf("the edge at %s: %+v, %v events skipped", edge.addr, r, skipped)
+	}
+	return r.Events
 }
 
 // One Puma thread serves the stream that feeds an edge. Its viewers stay while Rails is away.
@@ -121,7 +127,7 @@ func TestScaleViewersStayWhileRailsRestarts(t *testing.T) {
 	if r.Open != n || r.Reconnects+r.Closed+r.Errors+len(r.Wrong) > 0 {
 		t.Errorf("the viewers have seen %+v", r)
 	}
-	t.Logf("%d viewers, Rails had %d stream; stale %.1f s after it was killed, live %.1f s after it was started again (it answered after %.1f s)",
+	t.Logf("%d viewers, Rails had %d stream; stale %.1f s after it was killed, live %.1f s after it was started again (it was up after %.1f s)",
 		n, rails.Streams, stale.Seconds(), live.Seconds(), up.Seconds())
 }
 
@@ -176,7 +182,7 @@ func TestScaleEdgesScriptLeavesNothing(t *testing.T) {
 
 // checkScript runs a script of deploy/, reads the stream at the first of its ports, and ends it.
 func checkScript(t *testing.T, script string) {
-	first := 20000 // below the ports that the kernel gives away
+	first := 20000 // below the ports that the kernel hands out
 	for i := 0; i < 6; i++ {
 		l, err := net.Listen("tcp", fmt.Sprint(":", first+i))
 		if err != nil {
