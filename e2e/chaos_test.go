@@ -315,7 +315,9 @@ func TestChaosVanishedClientIsGoneSoon(t *testing.T) {
 		}
 		defer func() { curl.Process.Kill(); curl.Wait() }()
 		p.mustLog(t, `"stream opened".*curl`)
-		eventually(t, "curl has an event", func() bool { return p.metrics(t)["sse_events_sent_total"] > 0 })
+		eventually(t, "curl has an event", func() bool {
+			return p.metrics(t)["sse_events_sent_total"] > 0
+		})
 		servers = append(servers, p)
 	}
 	if err := ip("-n " + host + " link set " + host + "b down"); err != nil {
@@ -323,7 +325,9 @@ func TestChaosVanishedClientIsGoneSoon(t *testing.T) {
 	}
 	t.Parallel() // the other tests run while the servers wait for the client
 	for _, p := range servers {
-		within(t, 100*time.Second, "the vanished client's stream is closed", func() bool { return strings.Contains(p.log(), "stream closed") })
+		within(t, 100*time.Second, "the vanished client's stream is closed", func() bool {
+			return strings.Contains(p.log(), "stream closed")
+		})
 		closed := regexp.MustCompile(`msg="stream closed".* reason=(stalled|error) .*duration=(\S+)`).FindStringSubmatch(p.log())
 		if closed == nil {
 			t.Fatalf("the log is\n%s", p.log())
@@ -357,7 +361,9 @@ func TestChaosHarmsNoStreamThatReads(t *testing.T) {
 	t.Logf("quiet: %v", quiet)
 
 	attackers := startAttack(t, p.addr)
-	eventually(t, "the stalled streams are open", func() bool { return open() >= float64(good+stalled) })
+	eventually(t, "the stalled streams are open", func() bool {
+		return open() >= float64(good+stalled)
+	})
 	loud := p.watch(t, readers, chaosTime(t))
 	for name, n := range attackers.stop(t) {
 		t.Logf("%d × %s", n, name)

@@ -29,7 +29,8 @@ func TestRailsSnapshotsHaveTheSameFormat(t *testing.T) {
 	}
 	for _, s := range servers {
 		base := "http://" + s.addr + "/dashboard"
-		out, err := exec.Command(clientProgram, "-url", base+"/stream", "-check", "snapshot", "-clients", "20",
+		out, err := exec.Command(clientProgram,
+			"-url", base+"/stream", "-check", "snapshot", "-clients", "20",
 			"-publish", base+"/trigger-test", "-rounds", "8", "-gap", "300ms").CombinedOutput()
 		if err != nil {
 			t.Errorf("sse-client finds something wrong with %s: %v\n%s", s.name, err, out)

@@ -69,7 +69,9 @@ func TestDeployUnitRestartsTheServer(t *testing.T) {
 	if err := exec.Command("kill", "-9", first).Run(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the server is there again", func() bool { return newestProcess("/usr/local/bin/sse-server") != first && listens(addr) })
+	eventually(t, "the server is there again", func() bool {
+		return newestProcess("/usr/local/bin/sse-server") != first && listens(addr)
+	})
 }
 
 func TestDeployUnitRestartsTheForwarder(t *testing.T) {

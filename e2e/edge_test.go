@@ -55,7 +55,8 @@ func TestEdgeWithoutASnapshotSendsOnlyHeartbeats(t *testing.T) {
 	if code != 409 || !oneSentence.MatchString(body) {
 		t.Errorf("the trigger returns %d %q", code, body)
 	}
-	code, _, body = p.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, "Content-Type", jsonType)
+	code, _, body = p.send(t, "POST", "/dashboard/activities", `{"message":"x"}`,
+		"Content-Type", jsonType)
 	if code != 409 || !oneSentence.MatchString(body) {
 		t.Errorf("posting an activity returns %d %q", code, body)
 	}
@@ -175,7 +176,7 @@ func TestExternalSnapshotIsTriggeredAsItIs(t *testing.T) {
 		t.Errorf("the trigger returns %+v", reply)
 	}
 	if e := c.event(t); e.data != first.data || e.id <= first.id || e.id != reply.ID {
-		t.Errorf("after %d %s and trigger %d, the stream has %d %s", first.id, first.data, reply.ID, e.id, e.data)
+		t.Errorf("after %+v and trigger %d, the stream has %+v", first, reply.ID, e)
 	}
 	p.deleteSnapshot(t)
 	if a := c.event(t).activities(t); len(a) != 1 || a[0].Message != "Dashboard updated" {
@@ -210,7 +211,9 @@ func TestEdgeOfAnEdgePassesStaleOn(t *testing.T) {
 	two.await(t, `"status":"online"`)
 	upstream.kill()
 	one.await(t, `"status":"stale"`)
-	eventually(t, "the second edge shows what the first does", func() bool { return two.newest() == one.newest() })
+	eventually(t, "the second edge shows what the first does", func() bool {
+		return two.newest() == one.newest()
+	})
 }
 
 func TestEdgeWaitsForAnUpstreamThatIsAway(t *testing.T) {
@@ -222,7 +225,9 @@ func TestEdgeWaitsForAnUpstreamThatIsAway(t *testing.T) {
 	upstream := startServer(t, "-addr", addr, "-interval", "1s")
 	v.await(t, `"status":"online"`)
 	direct := follow(t, upstream.addr)
-	eventually(t, "the upstream's events come to both", func() bool { return v.count() > 6 && direct.count() > 6 })
+	eventually(t, "the upstream's events come to both", func() bool {
+		return v.count() > 6 && direct.count() > 6
+	})
 	mustBeWhole(t, "the edge's viewer", direct.stop(), v.stop())
 }
 
@@ -257,8 +262,10 @@ func TestEdgeOfARareUpstreamStaysLive(t *testing.T) {
 // startEdge starts a server and the forwarder that feeds it from another's stream.
 func startEdge(t testing.TB, upstream string, args ...string) *process {
 	t.Helper()
-	edge := startServer(t, append([]string{"-edge", "-origins", "https://dashboard.example.com"}, args...)...)
-	cmd := exec.Command(clientProgram, "-url", "http://"+upstream+"/dashboard/stream", "-forward", "http://"+edge.addr+"/dashboard/snapshot")
+	args = append([]string{"-edge", "-origins", "https://dashboard.example.com"}, args...)
+	edge := startServer(t, args...)
+	cmd := exec.Command(clientProgram, "-url", "http://"+upstream+"/dashboard/stream",
+		"-forward", "http://"+edge.addr+"/dashboard/snapshot")
 	startLogged(t, cmd, "the forwarder to "+edge.addr)
 	return edge
 }

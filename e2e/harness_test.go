@@ -57,9 +57,10 @@ func buildAndRun(m *testing.M) (status int) {
 		return 1
 	}
 	os.Setenv("CGO_ENABLED", "0")
-	for program, source := range map[string]string{serverProgram: "main.go", clientProgram: "./goclient"} {
-		out, err := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, source).CombinedOutput()
-		if err != nil {
+	sources := map[string]string{serverProgram: "main.go", clientProgram: "./goclient"}
+	for program, source := range sources {
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, source)
+		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Printf("building %s: %v\n%s", source, err, out)
 			return 1
 		}
@@ -69,8 +70,9 @@ func buildAndRun(m *testing.M) (status int) {
 	}
 
 	// Most tests wait for something nearly all the time: some more of them than there are cores.
-	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
-		parallel.Value.Set("8")
+	parallel := flag.Lookup("test.parallel").Value
+	if parallel.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
+		parallel.Set("8")
 	}
 	status = m.Run()
 
@@ -86,13 +88,15 @@ type server struct{ addr string }
 
 // request returns the answer's status, header and, except of a stream, body. header is names and
 // values; a name whose value is empty is not sent.
-func (s *server) request(t testing.TB, method, path string, header ...string) (int, http.Header, string) {
+func (s *server) request(t testing.TB, method, path string, header ...string) (
+	code int, head http.Header, body string) {
 	t.Helper()
 	return s.send(t, method, path, "", header...)
 }
 
 // send is request with a body.
-func (s *server) send(t testing.TB, method, path, body string, header ...string) (int, http.Header, string) {
+func (s *server) send(t testing.TB, method, path, body string, header ...string) (
+	code int, head http.Header, answer string) {
 	t.Helper()
 	req, err := http.NewRequest(method, "http://"+s.addr+path, strings.NewReader(body))
 	if err != nil {
@@ -116,11 +120,11 @@ func (s *server) send(t testing.TB, method, path, body string, header ...string)
 	if resp.Header.Get("X-Accel-Buffering") != "" {
 		return resp.StatusCode, resp.Header, ""
 	}
-	answer, err := io.ReadAll(resp.Body)
+	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Error(err)
 	}
-	return resp.StatusCode, resp.Header, string(answer)
+	return resp.StatusCode, resp.Header, string(b)
 }
 
 const jsonType = "application/json"
@@ -147,7 +151,8 @@ func (s *server) deleteSnapshot(t testing.TB) {
 // post adds an activity.
 func (s *server) post(t testing.TB, message string) {
 	t.Helper()
-	code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"`+message+`"}`, "Content-Type", jsonType)
+	code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"`+message+`"}`,
+		"Content-Type", jsonType)
 	if code != 201 {
 		t.Errorf("POST returns %d %q", code, body)
 	}
@@ -162,7 +167,8 @@ type triggerReply struct {
 func (s *server) trigger(t testing.TB) (reply triggerReply) {
 	t.Helper()
 	code, head, body := s.request(t, "GET", "/dashboard/trigger-test")
-	if err := json.Unmarshal([]byte(body), &reply); code != 200 || err != nil || head.Get("Content-Type") != jsonType {
+	err := json.Unmarshal([]byte(body), &reply)
+	if code != 200 || err != nil || head.Get("Content-Type") != jsonType {
 		t.Errorf("the trigger returns %d %q", code, body)
 	}
 	return reply
@@ -308,7 +314,7 @@ func (p *process) stop(t testing.TB) {
 	}
 }
 
-// wait waits until the server has ended and its log is read. One that hangs is killed after a while.
+// wait waits until the server has ended and its log is read. It kills one that hangs.
 func (p *process) wait() error {
 	defer time.AfterFunc(20*time.Second, func() { p.cmd.Process.Kill() }).Stop()
 	err := p.cmd.Wait()
@@ -355,8 +361,9 @@ const eventSourceRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\
 	"Accept: text/event-stream\r\n\r\n"
 
 // gzipRequest is a browser's.
-const gzipRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Mozilla/5.0 (e2e)\r\n" +
-	"Accept: text/event-stream\r\nAccept-Encoding: gzip, deflate\r\n\r\n"
+const gzipRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n" +
+	"User-Agent: Mozilla/5.0 (e2e)\r\nAccept: text/event-stream\r\n" +
+	"Accept-Encoding: gzip, deflate\r\n\r\n"
 
 func dial(t testing.TB, addr, request string) *client {
 	t.Helper()
@@ -388,17 +395,17 @@ func (c *client) begin(t testing.TB) *client {
 
 func (c *client) beginStream() error {
 	c.SetReadDeadline(time.Now().Add(20 * time.Second))
-	resp, err := readHead(c.r)
+	head, err := readHead(c.r)
 	if err != nil {
 		return err
 	}
-	if !strings.HasPrefix(resp, "HTTP/1.1 200 OK\r\n") && !strings.HasPrefix(resp, "HTTP/1.0 200 OK\r\n") {
-		return fmt.Errorf("the stream begins with %q", resp)
+	if !strings.HasPrefix(head, "HTTP/1.") || !strings.Contains(head, " 200 OK\r\n") {
+		return fmt.Errorf("the stream begins with %q", head)
 	}
-	if strings.Contains(resp, "\r\nTransfer-Encoding: chunked\r\n") {
+	if strings.Contains(head, "\r\nTransfer-Encoding: chunked\r\n") {
 		c.r = bufio.NewReader(httputil.NewChunkedReader(c.r))
 	}
-	if strings.Contains(resp, "\r\nContent-Encoding: gzip\r\n") {
+	if strings.Contains(head, "\r\nContent-Encoding: gzip\r\n") {
 		z, err := gzip.NewReader(c.r)
 		if err != nil {
 			return err
@@ -443,7 +450,8 @@ func (c *client) event(t testing.TB) (e event) {
 		line = c.line(t)
 	}
 	data := c.line(t)
-	if _, err := fmt.Sscanf(line, "id: %d\n", &e.id); err != nil || !strings.HasPrefix(data, "data: ") {
+	_, err := fmt.Sscanf(line, "id: %d\n", &e.id)
+	if err != nil || !strings.HasPrefix(data, "data: ") {
 		t.Fatalf("this is no event: %q %q", line, data)
 	}
 	c.mustRead(t, "\n")
@@ -478,7 +486,8 @@ func (e event) activities(t testing.TB) []activity {
 }
 
 // snapshotPattern is the form of a snapshot of a host on which all can be measured.
-var snapshotPattern = regexp.MustCompile(`^\{"system_status":\{"status":"(online|degraded|critical)",` +
+var snapshotPattern = regexp.MustCompile(`^\{` +
+	`"system_status":\{"status":"(online|degraded|critical)",` +
 	`"uptime":"(less than a minute|(\d+ (day|hour|minute)s?)(, \d+ (hour|minute)s?)?)",` +
 	`"last_check":"\d\d:\d\d:\d\d","message":"[^"]+"\},` +
 	`"metrics":\{"cpu":"\d+%","memory":"\d+%","disk":"\d+%",` +

@@ -36,7 +36,9 @@ func TestNchanCarriesEachSnapshotToEachStream(t *testing.T) {
 
 	late := c.follow(c.nginx[1].addr)
 	asked := time.Now()
-	c.eventually(t, "a late joiner has the newest snapshot", func() bool { return late.last == c.newest })
+	c.eventually(t, "a late joiner has the newest snapshot", func() bool {
+		return late.last == c.newest
+	})
 	t.Logf("a late joiner had it after %v", time.Since(asked).Round(100*time.Microsecond))
 	if late.first != c.newest {
 		t.Errorf("a late joiner began with snapshot %d, the newest is %d", late.first, c.newest)
@@ -87,7 +89,9 @@ func TestNchanStreamsGoOnAfterRedisWasKilled(t *testing.T) {
 		t.Errorf("%d streams were closed", n)
 	}
 	late := c.follow(c.nginx[1].addr)
-	c.eventually(t, "a late joiner has the newest snapshot", func() bool { return late.first == c.newest })
+	c.eventually(t, "a late joiner has the newest snapshot", func() bool {
+		return late.first == c.newest
+	})
 }
 
 func TestNchanClientsOfAKilledNginxComeBack(t *testing.T) {
@@ -243,7 +247,9 @@ func startNchan(t *testing.T) *nchan {
 		})
 	}
 	go c.readStream(c.upstream.addr, nil, 0)
-	c.eventually(t, "the upstream's own stream has a snapshot", func() bool { return c.direct[c.newest] != "" })
+	c.eventually(t, "the upstream's own stream has a snapshot", func() bool {
+		return c.direct[c.newest] != ""
+	})
 	return c
 }
 

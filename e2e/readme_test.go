@@ -24,7 +24,8 @@ func TestReadmeNamesEachSettingAndItsVariable(t *testing.T) {
 		if f[1] == "version" {
 			variable = ""
 		}
-		if !regexp.MustCompile("(?m)^\\| `-" + f[1] + "` \\| " + variable + " *\\| ").MatchString(readme) {
+		row := regexp.MustCompile("(?m)^\\| `-" + f[1] + "` \\| " + variable + " *\\| ")
+		if !row.MatchString(readme) {
 			t.Errorf("the README's table lacks -%s with %s", f[1], variable)
 		}
 	}
@@ -36,8 +37,8 @@ func TestReadmeNamesEachEndpoint(t *testing.T) {
 	s := startServer(t)
 	s.waitForSnapshot(t)
 	named := map[string]bool{}
-	rows := regexp.MustCompile("(?m)^\\| (`[A-Z].*? (/\\S*)`) \\|(.*)$").FindAllStringSubmatch(read(t, "README.md"), -1)
-	for _, row := range rows {
+	rows := regexp.MustCompile("(?m)^\\| (`[A-Z].*? (/\\S*)`) \\|(.*)$")
+	for _, row := range rows.FindAllStringSubmatch(read(t, "README.md"), -1) {
 		path := row[2]
 		for _, method := range regexp.MustCompile("[A-Z]{3,}").FindAllString(row[1], -1) {
 			if code, _, body := s.request(t, method, path); code == 404 || code == 405 || code >= 500 {
@@ -50,9 +51,9 @@ func TestReadmeNamesEachEndpoint(t *testing.T) {
 		}
 	}
 	for _, endpoint := range []string{
-		"GET /", "GET /dashboard/stream", "GET /dashboard/snapshot", "PUT /dashboard/snapshot", "DELETE /dashboard/snapshot",
-		"POST /dashboard/activities", "GET /dashboard/trigger-test", "GET /dashboard/history", "GET /dashboard/debug",
-		"GET /metrics", "GET /health",
+		"GET /", "GET /dashboard/stream", "GET /dashboard/trigger-test", "GET /dashboard/history",
+		"GET /dashboard/snapshot", "PUT /dashboard/snapshot", "DELETE /dashboard/snapshot",
+		"POST /dashboard/activities", "GET /dashboard/debug", "GET /metrics", "GET /health",
 	} {
 		method, path, _ := strings.Cut(endpoint, " ")
 		code, _, _ := s.request(t, method, path)
@@ -129,12 +130,14 @@ func TestReadmeNginxDelaysNothing(t *testing.T) {
 	s := startServer(t, "-interval", "0", "-heartbeat", "300ms")
 	s.waitForSnapshot(t)
 	dir, addr := proxyDir(t), freeAddr(t)
-	conf, args := nginxHTTP(dir, fmt.Sprintf("gzip on; gzip_http_version 1.0; gzip_proxied any; gzip_types text/event-stream; gzip_min_length 0;\n"+
+	conf, args := nginxHTTP(dir, fmt.Sprintf("gzip on; gzip_http_version 1.0; gzip_proxied any;\n"+
+		"gzip_types text/event-stream; gzip_min_length 0;\n"+
 		"server { listen %s;\n%s}\n", addr, strings.ReplaceAll(block, "127.0.0.1:3001", s.addr)))
 	startProxy(t, "nginx", addr, dir, conf, args)
 	direct := s.stream(t)
 	direct.event(t)
-	c := dial(t, addr, "GET /dashboard/stream HTTP/1.0\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n").begin(t)
+	request := "GET /dashboard/stream HTTP/1.0\r\nHost: localhost\r\nAccept-Encoding: gzip\r\n\r\n"
+	c := dial(t, addr, request).begin(t)
 	c.event(t)
 	for i := 0; i < 5; i++ {
 		id := s.trigger(t).ID
@@ -150,5 +153,7 @@ func TestReadmeNginxDelaysNothing(t *testing.T) {
 	for c.line(t) != ": heartbeat\n" {
 	}
 	c.Close()
-	eventually(t, "nginx passes the client's disconnect on", func() bool { return s.debug(t).Open == 1 })
+	eventually(t, "nginx passes the client's disconnect on", func() bool {
+		return s.debug(t).Open == 1
+	})
 }

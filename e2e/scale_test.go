@@ -159,7 +159,9 @@ func TestScaleViewersOfADeadEdgeComeBack(t *testing.T) {
 	}
 	edges[2].kill()
 	start := time.Now()
-	eventually(t, "all viewers are at the two other edges", func() bool { return streamsOpen(t, edges[:2]...) >= n })
+	eventually(t, "all viewers are at the two other edges", func() bool {
+		return streamsOpen(t, edges[:2]...) >= n
+	})
 	back := time.Since(start)
 	v = follow(t, edges[0].addr)
 	eventually(t, "each viewer has an event again", func() bool { return v.count() > 2 })
@@ -250,7 +252,9 @@ func startLoad(t *testing.T, n int, url string, servers []*process, environ ...s
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.cmd.Process.Kill() })
-	eventually(t, "all streams are open", func() bool { return streamsOpen(t, servers...) >= before+n })
+	eventually(t, "all streams are open", func() bool {
+		return streamsOpen(t, servers...) >= before+n
+	})
 	return l
 }
 
@@ -333,7 +337,9 @@ func (v *viewer) stop() []arrival {
 // await waits until the newest event has text.
 func (v *viewer) await(t testing.TB, text string) {
 	t.Helper()
-	within(t, time.Minute, "the newest event has "+text, func() bool { return strings.Contains(v.newest(), text) })
+	within(t, time.Minute, "the newest event has "+text, func() bool {
+		return strings.Contains(v.newest(), text)
+	})
 }
 
 // mustBeWhole checks that got has each event of want from the first that both have on, in the

@@ -15,8 +15,10 @@ func TestSettingsHelpListsEachWithItsVariable(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	for _, name := range []string{"addr", "interval", "heartbeat", "probe", "disk", "origins", "token-file", "edge",
-		"max-streams", "log-format", "log-level", "version"} {
+	for _, name := range []string{
+		"addr", "interval", "heartbeat", "probe", "disk", "origins", "token-file", "edge",
+		"max-streams", "log-format", "log-level", "version",
+	} {
 		variable := "[SSE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")) + "]"
 		if name == "version" {
 			variable = "" // a deployment may well have SSE_VERSION for itself
@@ -32,8 +34,9 @@ func TestSettingsVersionIsPrinted(t *testing.T) {
 	cmd := serverCommand("-version")
 	cmd.Env = append(cmd.Env, "SSE_VERSION=1.2.3")
 	out, err := cmd.Output()
-	if err != nil || !strings.HasPrefix(string(out), "sse-server ") || strings.Contains(string(out), "1.2.3") {
-		t.Errorf("-version prints %q, %v", out, err)
+	version := string(out)
+	if err != nil || !strings.HasPrefix(version, "sse-server ") || strings.Contains(version, "1.2.3") {
+		t.Errorf("-version prints %q, %v", version, err)
 	}
 }
 
@@ -50,8 +53,11 @@ func mustFail(t testing.TB, cmd *exec.Cmd, status int) string {
 	err := cmd.Wait()
 	timer.Stop()
 	line := out.String()
-	if got := exitStatus(err); got != status || !strings.HasPrefix(line, "sse-server: ") || strings.Count(line, "\n") != 1 {
-		t.Errorf("%q ended with status %d and prints %q, want status %d and one line", cmd.Args[1:], got, line, status)
+	if got := exitStatus(err); got != status {
+		t.Errorf("%q ended with status %d, want %d", cmd.Args[1:], got, status)
+	}
+	if !strings.HasPrefix(line, "sse-server: ") || strings.Count(line, "\n") != 1 {
+		t.Errorf("%q prints %q, want one line", cmd.Args[1:], line)
 	}
 	return line
 }
@@ -76,8 +82,11 @@ func TestSettingsInvalidOnesEndTheStart(t *testing.T) {
 			cmd.Env = append(cmd.Env, c.env)
 		}
 		line := mustFail(t, cmd, 2)
-		if !regexp.MustCompile(c.want).MatchString(line) || c.never != "" && strings.Contains(line, c.never) {
-			t.Errorf("%q %q prints %q, want %q in it and %q not", c.args, c.env, line, c.want, c.never)
+		if !regexp.MustCompile(c.want).MatchString(line) {
+			t.Errorf("%q %q prints %q, want %q in it", c.args, c.env, line, c.want)
+		}
+		if c.never != "" && strings.Contains(line, c.never) {
+			t.Errorf("%q %q prints %q, which has %q", c.args, c.env, line, c.never)
 		}
 	}
 }
@@ -97,7 +106,8 @@ func TestSettingsTwoTokensEndTheStart(t *testing.T) {
 
 func TestSettingsTooManyStreamsNameTheLimit(t *testing.T) {
 	t.Parallel()
-	line := mustFail(t, serverAfter("ulimit -n 64", "-addr", "127.0.0.1:0", "-max-streams", "99999999"), 2)
+	cmd := serverAfter("ulimit -n 64", "-addr", "127.0.0.1:0", "-max-streams", "99999999")
+	line := mustFail(t, cmd, 2)
 	if !strings.Contains(line, "64") || !strings.Contains(line, "ulimit -n") {
 		t.Errorf("it prints %q", line)
 	}
@@ -119,7 +129,8 @@ func TestSettingsTakenPortEndsTheStart(t *testing.T) {
 // There are fewer descriptors than streams are allowed: the server has some of its own.
 func TestSettingsFewDescriptorsRejectStreams(t *testing.T) {
 	t.Parallel()
-	p := startCommand(t, serverAfter("ulimit -n 64", "-addr", "127.0.0.1:0", "-max-streams", "64", "-probe", "http://127.0.0.1:1/"))
+	p := startCommand(t, serverAfter("ulimit -n 64", "-addr", "127.0.0.1:0", "-max-streams", "64",
+		"-probe", "http://127.0.0.1:1/"))
 	p.waitForSnapshot(t)
 	rejected := false
 	var clients []*client
