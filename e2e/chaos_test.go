@@ -124,8 +124,12 @@ var faults = map[string]fault{
 	"malformed requests": {1, 6, func(addr string, _ <-chan struct{}) {
 		b := make([]byte, 200)
 		rand.Read(b)
-		for _, text := range []string{string(b), "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET /dashboard/stream HTTP/1.1\r\nHost: a b\r\n\r\n",
-			"POST /dashboard/activities HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", "\x16\x03\x01\x02\x00\x01\x00\x01\xfc"} {
+		for _, text := range []string{
+			string(b), "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n",
+			"GET /dashboard/stream HTTP/1.1\r\nHost: a b\r\n\r\n",
+			"POST /dashboard/activities HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+			"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", // TLS
+		} {
 			if c := open(addr, text); c != nil {
 				c.(*net.TCPConn).CloseWrite()
 				io.Copy(io.Discard, c)
@@ -134,9 +138,13 @@ var faults = map[string]fault{
 		}
 	}},
 	"oversized heads and bodies": {1, 3, func(addr string, _ <-chan struct{}) {
-		for _, text := range []string{"GET /" + strings.Repeat("x", 100<<10) + " HTTP/1.1\r\n\r\n",
+		for _, text := range []string{
+			"GET /" + strings.Repeat("x", 100<<10) + " HTTP/1.1\r\n\r\n",
 			"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + strings.Repeat("x", 100<<10) + "\r\n\r\n",
-			"PUT /dashboard/snapshot HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000000000\r\n\r\n" + strings.Repeat("x", 1<<20)} {
+			"PUT /dashboard/snapshot HTTP/1.1\r\nHost: localhost\r\n" +
+				"Content-Type: application/json\r\nContent-Length: 1000000000\r\n\r\n" +
+				strings.Repeat("x", 1<<20),
+		} {
 			if c := open(addr, text); c != nil {
 				io.Copy(io.Discard, c)
 				c.Close()
@@ -147,7 +155,8 @@ var faults = map[string]fault{
 		if resp, err := http.Get("http://" + addr + "/dashboard/trigger-test"); err == nil {
 			resp.Body.Close()
 		}
-		resp, err := http.Post("http://"+addr+"/dashboard/activities", "application/json", strings.NewReader(`{"message":"flood"}`))
+		body := strings.NewReader(`{"message":"flood"}`)
+		resp, err := http.Post("http://"+addr+"/dashboard/activities", jsonType, body)
 		if err == nil {
 			resp.Body.Close()
 		}
@@ -158,7 +167,9 @@ var faults = map[string]fault{
 func wasReset(c net.Conn) bool {
 	var status int
 	raw, _ := c.(*net.TCPConn).SyscallConn() // of an open connection: no error
-	raw.Control(func(fd uintptr) { status, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR) })
+	raw.Control(func(fd uintptr) {
+		status, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR)
+	})
 	return status != 0
 }
 
@@ -275,14 +286,17 @@ func (p *process) watch(t testing.TB, readers []*reader, d time.Duration) (w wat
 	after, used := p.metrics(t), usage(t, p.pid())
 	grown := func(name string) float64 { return after[name] - before[name] }
 	w.cpu = float64(used.cpu-usedBefore.cpu) / float64(used.at.Sub(usedBefore.at))
-	w.broadcast = 1000 * grown("sse_broadcast_duration_seconds_sum") / grown("sse_broadcast_duration_seconds_count")
+	const took = "sse_broadcast_duration_seconds"
+	w.broadcast = 1000 * grown(took+"_sum") / grown(took+"_count")
 	w.delay = takeDelays(readers)
 	slices.Sort(w.health)
 	return w
 }
 
 func (w watch) String() string {
-	return fmt.Sprintf("events came after %v, /health returned after %v, the server used %.2f of a core and %.2f ms for a broadcast", w.delay, w.health, w.cpu, w.broadcast)
+	return fmt.Sprintf("events came after %v, /health returned after %v, "+
+		"the server used %.2f of a core and %.2f ms for a broadcast",
+		w.delay, w.health, w.cpu, w.broadcast)
 }
 
 // A host on a network of its own vanishes without a word: its link goes down.
@@ -309,7 +323,8 @@ func TestChaosVanishedClientIsGoneSoon(t *testing.T) {
 	var servers []*process
 	for _, interval := range []string{"2s", "0"} { // 0: only the kernel finds out, by itself
 		p := startServer(t, "-addr", addr+".1:0", "-interval", interval)
-		curl := exec.Command("ip", "netns", "exec", host, "curl", "-sN", "http://"+p.addr+"/dashboard/stream")
+		curl := exec.Command("ip", "netns", "exec", host,
+			"curl", "-sN", "http://"+p.addr+"/dashboard/stream")
 		if err := curl.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -328,7 +343,8 @@ func TestChaosVanishedClientIsGoneSoon(t *testing.T) {
 		within(t, 100*time.Second, "the vanished client's stream is closed", func() bool {
 			return strings.Contains(p.log(), "stream closed")
 		})
-		closed := regexp.MustCompile(`msg="stream closed".* reason=(stalled|error) .*duration=(\S+)`).FindStringSubmatch(p.log())
+		line := regexp.MustCompile(`msg="stream closed".* reason=(stalled|error) .*duration=(\S+)`)
+		closed := line.FindStringSubmatch(p.log())
 		if closed == nil {
 			t.Fatalf("the log is\n%s", p.log())
 		}
@@ -340,11 +356,13 @@ func TestChaosVanishedClientIsGoneSoon(t *testing.T) {
 	}
 }
 
-// All faults at once: streams that read miss nothing, /health returns OK, and resources are given back.
+// All faults at once: streams that read miss nothing, /health returns OK, and resources are
+// given back.
 func TestChaosHarmsNoStreamThatReads(t *testing.T) {
 	const good, room = 40, 20
 	stalled := stalledReaders()
-	p := startServer(t, "-interval", "100ms", "-heartbeat", "1s", "-max-streams", strconv.Itoa(good+stalled+room))
+	p := startServer(t, "-interval", "100ms", "-heartbeat", "1s",
+		"-max-streams", strconv.Itoa(good+stalled+room))
 	open := func() float64 { return p.metrics(t)["sse_streams_open"] }
 	stopGood := make(chan struct{})
 	readers := make([]*reader, good)
@@ -356,7 +374,7 @@ func TestChaosHarmsNoStreamThatReads(t *testing.T) {
 		go func() { defer reading.Done(); r.follow(t, p.addr, i%2 == 0, stopGood) }()
 	}
 	eventually(t, "the good streams are open", func() bool { return open() == good })
-	goroutines, files, memory := p.debug(t).Goroutines, openFiles(t, p.pid()), usage(t, p.pid()).resident
+	before := p.resources(t)
 	quiet := p.watch(t, readers, min(chaosTime(t)/2, 30*time.Second))
 	t.Logf("quiet: %v", quiet)
 
@@ -371,7 +389,8 @@ func TestChaosHarmsNoStreamThatReads(t *testing.T) {
 			t.Errorf("there were no %s", name)
 		}
 	}
-	t.Logf("attacked: %v; the p99 of the delay is %.2f times the quiet one", loud, float64(loud.delay.p99())/float64(quiet.delay.p99()))
+	t.Logf("attacked: %v; the p99 of the delay is %.2f times the quiet one", loud,
+		float64(loud.delay.p99())/float64(quiet.delay.p99()))
 	if worst := loud.health[len(loud.health)-1]; worst > 2*time.Second {
 		t.Errorf("/health took %v", worst)
 	}
@@ -383,15 +402,11 @@ func TestChaosHarmsNoStreamThatReads(t *testing.T) {
 	time.Sleep(time.Second + chaosTime(t)/10)
 	p.cmd.Process.Signal(syscall.SIGCONT)
 	eventually(t, "only the good streams are left", func() bool { return open() == good })
-	eventually(t, "descriptors and goroutines are given back", func() bool {
-		return openFiles(t, p.pid()) <= files+5 && p.debug(t).Goroutines <= goroutines+5
-	})
-	after, resident := p.metrics(t), usage(t, p.pid()).resident
-	opened, rejected, skipped := after["sse_streams_opened_total"], after["sse_streams_rejected_total"], after["sse_events_skipped_total"]
-	t.Logf("resident %.1f MB before, %.1f after; %.0f streams opened, %.0f rejected, %.0f events skipped", memory, resident, opened, rejected, skipped)
-	if resident > 3*memory {
-		t.Errorf("memory went from %v to %v MB", memory, resident)
-	}
+	p.mustGiveBack(t, before)
+	m := p.metrics(t)
+	rejected, skipped := m["sse_streams_rejected_total"], m["sse_events_skipped_total"]
+	t.Logf("%.0f streams opened, %.0f rejected, %.0f events skipped",
+		m["sse_streams_opened_total"], rejected, skipped)
 	if rejected == 0 || skipped == 0 {
 		t.Error("no stream was rejected, or none was lagging")
 	}
@@ -404,13 +419,39 @@ func TestChaosHarmsNoStreamThatReads(t *testing.T) {
 	}
 }
 
+// Resources are what a server takes from the system.
+type resources struct {
+	goroutines, files int
+	memory            float64 // MB
+}
+
+func (p *process) resources(t testing.TB) resources {
+	t.Helper()
+	return resources{p.debug(t).Goroutines, openFiles(t, p.pid()), usage(t, p.pid()).resident}
+}
+
+// mustGiveBack waits until a server takes no more than before, and not much more memory.
+func (p *process) mustGiveBack(t testing.TB, before resources) {
+	t.Helper()
+	eventually(t, "descriptors and goroutines are given back", func() bool {
+		now := p.resources(t)
+		return now.files <= before.files+5 && now.goroutines <= before.goroutines+5
+	})
+	after := p.resources(t)
+	t.Logf("resident %.1f MB before, %.1f after", before.memory, after.memory)
+	if after.memory > 3*before.memory {
+		t.Errorf("memory went from %v to %v MB", before.memory, after.memory)
+	}
+}
+
 // A spread is durations in order.
 type spread []time.Duration
 
 func (s spread) p99() time.Duration { return s[len(s)*99/100] }
 
 func (s spread) String() string {
-	return fmt.Sprintf("%.1f ms (p50), %.1f ms (p99), %.1f ms at most", ms(s[len(s)/2]), ms(s.p99()), ms(s[len(s)-1]))
+	return fmt.Sprintf("%.1f ms (p50), %.1f ms (p99), %.1f ms at most",
+		ms(s[len(s)/2]), ms(s.p99()), ms(s[len(s)-1]))
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
@@ -427,7 +468,8 @@ func takeDelays(readers []*reader) (all spread) {
 	return all
 }
 
-// mustMissNothing checks that each reader has each event that another has, from its first to its last.
+// mustMissNothing checks that each reader has each event that another has, from its first to its
+// last.
 func mustMissNothing(t *testing.T, readers []*reader) {
 	t.Helper()
 	all := map[int64]bool{}
@@ -552,7 +594,9 @@ func TestChaosKilledServerGetsItsStreamsBack(t *testing.T) {
 // A log that cannot be written ends nothing and delays nothing.
 func TestChaosOfTheLogEndsNothing(t *testing.T) {
 	t.Parallel()
-	for name, stderr := range map[string]string{"a full disk": "2>/dev/full", "closed": "2>&-", "a pipe whose reader died": "2>&1 | true"} {
+	for name, stderr := range map[string]string{
+		"a full disk": "2>/dev/full", "closed": "2>&-", "a pipe whose reader died": "2>&1 | true",
+	} {
 		addr := freeAddr(t)
 		sh := exec.Command("sh", "-c", "exec 3>&1; { \"$0\" -addr "+addr+" "+stderr+"; }", serverProgram)
 		withoutSettings(sh)

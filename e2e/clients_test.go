@@ -36,44 +36,54 @@ for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
 tell("error=ended");
 `
 
+// gzipClients are browsers and programs that ask for gzip.
+var gzipClients = []struct {
+	name, userAgent string
+	program         string
+	args            []string // DIR is a directory of its own, URL a page that watches
+	script          string   // for Node
+	npm             string   // a package that it needs
+	beats           int      // that it shows at least
+}{
+	{name: "Firefox", userAgent: "Firefox/", program: "firefox-esr",
+		args: []string{"--headless", "--no-remote", "--profile", "DIR", "URL"}},
+	{name: "Chromium", userAgent: "Chrome/", program: "chromium",
+		args: []string{"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+			"--user-data-dir=DIR", "URL"}},
+	{name: "fetch of Node", userAgent: "node", program: "node", script: reading, beats: 4},
+	{name: "EventSource of Node", userAgent: "node", program: "node", script: watching,
+		args: []string{"--experimental-eventsource"}},
+	{name: "eventsource of npm", userAgent: "node", program: "node", npm: "eventsource@3",
+		script: "import {EventSource} from 'eventsource';\n" + watching},
+	{name: "undici of npm", userAgent: "undici", program: "node", npm: "undici@6",
+		script: "import {EventSource, fetch} from 'undici';\n" + watching},
+}
+
 // Each asks for gzip, gets each snapshot as soon as a plain stream does, and stays connected.
 func TestClientsReadTheCompressedStream(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		name, userAgent string
-		program         string
-		args            []string // DIR is a directory of its own, URL a page that watches
-		script          string   // for Node
-		npm             string   // a package that it needs
-		beats           int      // that it shows at least
-	}{
-		{name: "Firefox", userAgent: "Firefox/", program: "firefox-esr", args: []string{"--headless", "--no-remote", "--profile", "DIR", "URL"}},
-		{name: "Chromium", userAgent: "Chrome/", program: "chromium",
-			args: []string{"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--user-data-dir=DIR", "URL"}},
-		{name: "fetch of Node", userAgent: "node", program: "node", script: reading, beats: 4},
-		{name: "EventSource of Node", userAgent: "node", program: "node", args: []string{"--experimental-eventsource"}, script: watching},
-		{name: "eventsource of npm", userAgent: "node", program: "node", script: "import {EventSource} from 'eventsource';\n" + watching, npm: "eventsource@3"},
-		{name: "undici of npm", userAgent: "undici", program: "node", script: "import {EventSource, fetch} from 'undici';\n" + watching, npm: "undici@6"},
-	} {
+	for _, c := range gzipClients {
 		c := c
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			need(t, c.program)
 			told := make(chan *http.Request, 1000)
 			var page []byte
-			test := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			listen := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Method == "POST" {
 					told <- r
 					return
 				}
 				w.Header().Set("Content-Type", "text/html")
 				w.Write(page)
-			}))
+			})
+			test := httptest.NewUnstartedServer(listen)
 			defer test.Close()
 			origin := "http://" + test.Listener.Addr().String()
 			p := startServer(t, "-interval", "200ms", "-heartbeat", "700ms", "-origins", origin)
 			dir := t.TempDir()
-			fill := strings.NewReplacer("TEST", origin, "SERVER", "http://"+p.addr, "DIR", dir, "URL", origin+"/")
+			fill := strings.NewReplacer("TEST", origin, "SERVER", "http://"+p.addr,
+				"DIR", dir, "URL", origin+"/")
 			page = []byte("<!doctype html><title>x</title><script>" + fill.Replace(watching) + "</script>")
 			test.Start()
 			args := strings.Split(fill.Replace(strings.Join(c.args, "\n")), "\n")
@@ -100,7 +110,7 @@ func install(t testing.TB, dir, name string) {
 	cmd := exec.Command("npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", name)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Skipf("%s cannot be installed: %v: %.200s", name, err, bytes.ReplaceAll(out, []byte("\n"), []byte(" ")))
+		t.Skipf("npm cannot install %s: %v: %.200q", name, err, out)
 	}
 }
 
@@ -158,7 +168,8 @@ func (s *server) mustShowAll(t testing.TB, told <-chan *http.Request, userAgent 
 	count := 0
 	for e := plain.event(t); e.id < last; e = plain.event(t) {
 		count++
-		if n, ok := lengths[e.id]; count > 1 && (!ok || n != len(e.data)) { // the first may have come before
+		// The first may have come before.
+		if n, ok := lengths[e.id]; count > 1 && (!ok || n != len(e.data)) {
 			t.Errorf("snapshot %d has %d characters, want %d", e.id, n, len(e.data))
 		}
 	}
@@ -168,9 +179,11 @@ func (s *server) mustShowAll(t testing.TB, told <-chan *http.Request, userAgent 
 	}
 	d := s.debug(t)
 	for _, c := range d.Streams {
-		if c.Encoding == "gzip" && strings.Contains(c.UserAgent, userAgent) && d.Opened == 2 && d.Open == 2 {
+		isClient := c.Encoding == "gzip" && strings.Contains(c.UserAgent, userAgent)
+		if isClient && d.Opened == 2 && d.Open == 2 {
 			return // it asked for gzip, or it would not have got that
 		}
 	}
-	t.Errorf("%d streams were opened, open are %+v: none is compressed and %s's", d.Opened, d.Streams, userAgent)
+	t.Errorf("%d streams were opened, open are %+v: none is compressed and %s's",
+		d.Opened, d.Streams, userAgent)
 }

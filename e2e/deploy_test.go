@@ -39,7 +39,8 @@ func TestDeployProxyDeliversEachEventAtOnce(t *testing.T) {
 		t.Run(p.program, func(t *testing.T) {
 			t.Parallel()
 			need(t, p.program)
-			s := startServer(t, "-interval", "0", "-heartbeat", "400ms", "-origins", "https://dashboard.example.com")
+			s := startServer(t, "-interval", "0", "-heartbeat", "400ms",
+				"-origins", "https://dashboard.example.com")
 			s.waitForSnapshot(t)
 			dir, addr := proxyDir(t), freeAddr(t)
 			writeCertificate(t, dir+"/tls.pem")
@@ -61,7 +62,9 @@ func TestDeployUnitRestartsTheServer(t *testing.T) {
 		t.Errorf("the CPU cannot be measured: %s", e.data)
 	}
 	status := read(t, "/proc/"+first+"/status")
-	for _, want := range []string{`Uid:\t[1-9]`, `NoNewPrivs:\t1`, `Seccomp:\t2`, `CapEff:\t0+\n`, `CapBnd:\t0+\n`} {
+	for _, want := range []string{
+		`Uid:\t[1-9]`, `NoNewPrivs:\t1`, `Seccomp:\t2`, `CapEff:\t0+\n`, `CapBnd:\t0+\n`,
+	} {
 		if !regexp.MustCompile(want).MatchString(status) {
 			t.Errorf("the process has no %s:\n%s", want, status)
 		}
@@ -76,7 +79,8 @@ func TestDeployUnitRestartsTheServer(t *testing.T) {
 
 func TestDeployUnitRestartsTheForwarder(t *testing.T) {
 	upstream, edge := startServer(t), startServer(t)
-	startSystemd(t, "sse-forward.service", "SSE_FORWARD_FROM=http://"+upstream.addr+"/dashboard/stream",
+	startSystemd(t, "sse-forward.service",
+		"SSE_FORWARD_FROM=http://"+upstream.addr+"/dashboard/stream",
 		"SSE_FORWARD_TO=http://"+edge.addr+"/dashboard/snapshot")
 	v := follow(t, edge.addr)
 	post := func(message string) {
@@ -109,13 +113,17 @@ func startSystemd(t *testing.T, unit string, settings ...string) {
 	need(t, systemd, "unshare", "pgrep")
 	dir := t.TempDir()
 	os.Mkdir(dir+"/"+unit+".d", 0o755)
-	write(t, dir+"/"+unit+".d/test.conf", "[Unit]\nDefaultDependencies=no\n[Service]\nEnvironmentFile=\nEnvironment="+strings.Join(settings, " ")+"\n")
+	write(t, dir+"/"+unit+".d/test.conf", "[Unit]\nDefaultDependencies=no\n"+
+		"[Service]\nEnvironmentFile=\nEnvironment="+strings.Join(settings, " ")+"\n")
 	write(t, dir+"/"+unit, read(t, "deploy/"+unit))
 	write(t, dir+"/test.target", "[Unit]\nWants="+unit+"\n")
-	cmd := exec.Command("unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "sh", "-c",
-		`mount --make-rprivate / && mount -t tmpfs tmpfs /usr/local/bin && cp "$0" /usr/local/bin/sse-server && cp "$1" /usr/local/bin/sse-client &&
+	cmd := exec.Command("unshare", "--fork", "--kill-child",
+		"--pid", "--mount", "--uts", "--ipc", "--cgroup", "sh", "-c",
+		`mount --make-rprivate / && mount -t tmpfs tmpfs /usr/local/bin &&
+		cp "$0" /usr/local/bin/sse-server && cp "$1" /usr/local/bin/sse-client &&
 		mount -t tmpfs tmpfs /run && mount -t proc proc /proc &&
-		exec `+systemd+" --system --unit=test.target --log-target=console --show-status=0", serverProgram, clientProgram)
+		exec `+systemd+" --system --unit=test.target --log-target=console --show-status=0",
+		serverProgram, clientProgram)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "container=lxc", "SYSTEMD_UNIT_PATH="+dir+":")
 	var log strings.Builder
@@ -165,7 +173,8 @@ func TestDeployImageHoldsAllThatIsNeeded(t *testing.T) {
 	addr := freeAddr(t)
 	cmd := exec.Command(line(`ENTRYPOINT \["(.*)"\]`), "-addr", addr)
 	cmd.Env = []string{}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: image, Credential: &syscall.Credential{Uid: uint32(user), Gid: uint32(user)}}
+	nobody := &syscall.Credential{Uid: uint32(user), Gid: uint32(user)}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: image, Credential: nobody}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -205,8 +214,9 @@ type proxied struct {
 	client http.Client
 }
 
-// ask sends a request, whose answer's body is closed when the test ends. header is names and values.
-func (p *proxied) ask(t testing.TB, ctx context.Context, method, path string, header ...string) *http.Response {
+// ask sends a request; the test's end closes the answer's body. header is names and values.
+func (p *proxied) ask(t testing.TB, ctx context.Context, method, path string,
+	header ...string) *http.Response {
 	t.Helper()
 	body := strings.NewReader(`{"message":"x"}`)
 	r, err := http.NewRequestWithContext(ctx, method, "https://"+p.addr+path, body)
@@ -243,8 +253,8 @@ func checkProxy(t *testing.T, s *server, addr string) {
 	}
 }
 
-// checkStreamThrough checks that each event comes at once, and that the server hears of the client's
-// disconnect.
+// checkStreamThrough checks that each event comes at once, and that the server hears of the
+// client's disconnect.
 func checkStreamThrough(t *testing.T, s *server, p *proxied, prefix string) {
 	t.Helper()
 	ctx, leave := context.WithCancel(context.Background())
@@ -252,7 +262,8 @@ func checkStreamThrough(t *testing.T, s *server, p *proxied, prefix string) {
 	direct := s.stream(t)
 	direct.event(t)
 	resp := p.ask(t, ctx, "GET", prefix+"/dashboard/stream", "Sec-Fetch-Site", "same-origin")
-	if resp.StatusCode != 200 || resp.ProtoMajor != 2 || resp.Header.Get("Content-Type") != "text/event-stream" {
+	if resp.StatusCode != 200 || resp.ProtoMajor != 2 ||
+		resp.Header.Get("Content-Type") != "text/event-stream" {
 		t.Fatalf("the stream's answer is %s %s, %v", resp.Proto, resp.Status, resp.Header)
 	}
 	events := bufio.NewReader(resp.Body)
@@ -290,8 +301,8 @@ func checkStreamThrough(t *testing.T, s *server, p *proxied, prefix string) {
 	eventually(t, "the client's disconnect is passed on", func() bool { return s.debug(t).Open == 0 })
 }
 
-// checkOthersThrough checks the page, the compressed stream, and that nothing from outside counts as
-// local.
+// checkOthersThrough checks the page, the compressed stream, and that nothing from outside counts
+// as local.
 func checkOthersThrough(t *testing.T, p *proxied, prefix string) {
 	t.Helper()
 	background := context.Background()
@@ -324,38 +335,56 @@ func checkOthersThrough(t *testing.T, p *proxied, prefix string) {
 }
 
 func nginxConf(file, dir, addr, server string) (string, []string) {
-	return nginxHTTP(dir, strings.NewReplacer("127.0.0.1:3001", server, "listen 443", "listen "+addr,
-		"/etc/ssl/certs/dashboard.pem", dir+"/tls.pem", "/etc/ssl/private/dashboard.key", dir+"/tls.pem").Replace(file))
+	return nginxHTTP(dir, strings.NewReplacer(
+		"127.0.0.1:3001", server,
+		"listen 443", "listen "+addr,
+		"/etc/ssl/certs/dashboard.pem", dir+"/tls.pem",
+		"/etc/ssl/private/dashboard.key", dir+"/tls.pem",
+	).Replace(file))
 }
 
-// nginxHTTP is a whole configuration around what stands in its http block, and nginx's arguments.
+// nginxHTTP is a whole configuration around the text of its http block, and nginx's arguments.
 func nginxHTTP(dir, text string) (string, []string) {
-	return fmt.Sprintf("daemon off; master_process off; pid %s/pid; error_log stderr;\nevents {}\nhttp { access_log off;"+
-			" client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;\n%[2]s}\n", dir, text),
-		[]string{"-p", dir, "-c", dir + "/conf", "-e", "stderr"}
+	conf := "daemon off; master_process off; pid " + dir + "/pid; error_log stderr;\n" +
+		"events {}\nhttp { access_log off;"
+	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+		conf += " " + kind + "_temp_path " + dir + "/" + kind + ";"
+	}
+	return conf + "\n" + text + "}\n", []string{"-p", dir, "-c", dir + "/conf", "-e", "stderr"}
 }
 
 func caddyConf(file, dir, addr, server string) (string, []string) {
 	_, port, _ := net.SplitHostPort(addr)
-	file = strings.NewReplacer("127.0.0.1:3001", server,
-		"dashboard.example.com {", "dashboard.example.com:"+port+" {\n\ttls "+dir+"/tls.pem "+dir+"/tls.pem\n").Replace(file)
-	return "{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + file, []string{"run", "--adapter", "caddyfile", "--config", dir + "/conf"}
+	file = strings.NewReplacer(
+		"127.0.0.1:3001", server,
+		"dashboard.example.com {",
+		"dashboard.example.com:"+port+" {\n\ttls "+dir+"/tls.pem "+dir+"/tls.pem\n",
+	).Replace(file)
+	return "{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + file,
+		[]string{"run", "--adapter", "caddyfile", "--config", dir + "/conf"}
 }
 
 func haproxyConf(file, dir, addr, server string) (string, []string) {
-	return strings.NewReplacer("127.0.0.1:3001", server, "bind :443", "bind "+addr, "/etc/haproxy/dashboard.pem", dir+"/tls.pem").Replace(file),
-		[]string{"-db", "-f", dir + "/conf"}
+	return strings.NewReplacer(
+		"127.0.0.1:3001", server,
+		"bind :443", "bind "+addr,
+		"/etc/haproxy/dashboard.pem", dir+"/tls.pem",
+	).Replace(file), []string{"-db", "-f", dir + "/conf"}
 }
 
-// writeCertificate writes a certificate of its own for dashboard.example.com and 127.0.0.1, and its key.
+// writeCertificate writes a self-signed certificate for dashboard.example.com and 127.0.0.1, and
+// its key.
 func writeCertificate(t testing.TB, file string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"dashboard.example.com"}, IPAddresses: []net.IP{{127, 0, 0, 1}},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		DNSNames:     []string{"dashboard.example.com"}, IPAddresses: []net.IP{{127, 0, 0, 1}},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)

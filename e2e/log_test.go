@@ -129,7 +129,8 @@ func TestLogRejectionsAreAtDebug(t *testing.T) {
 		s.request(t, "GET", "/dashboard/debug", "Origin", "http://evil.example")
 	}
 	for _, status := range []int{404, 405, 415, 403} {
-		p.mustLog(t, `level=DEBUG msg="request rejected" .*remote=127.0.0.1:\d+ .*`+fmt.Sprint("status=", status))
+		p.mustLog(t, `level=DEBUG msg="request rejected" .*remote=127.0.0.1:\d+ .*`+
+			fmt.Sprint("status=", status))
 	}
 	p.mustLog(t, `msg="request rejected" .*reason=`)
 	quiet.stop(t)
@@ -337,7 +338,8 @@ func TestLogHasTheAddressOfAWrongToken(t *testing.T) {
 	p.stop(t)
 	p.mustLog(t, `level=WARN msg="wrong token" remote=127.0.0.1:\d+`)
 	log := p.log()
-	if strings.Contains(log, "s3cret") || strings.Contains(log, "guess1") || strings.Count(log, "wrong token") != 1 {
+	if strings.Contains(log, "s3cret") || strings.Contains(log, "guess1") ||
+		strings.Count(log, "wrong token") != 1 {
 		t.Errorf("the log is\n%s", log)
 	}
 }

@@ -53,8 +53,9 @@ func TestNchanStreamsGoOnAfterRedisWasKilled(t *testing.T) {
 	c := startNchan(t)
 	c.read(t, 30)
 	c.redis.kill()
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+	for i := 0; i < 15; i++ { // it is away for three seconds
 		c.publish(t)
+		time.Sleep(200 * time.Millisecond)
 	}
 	c.redis.start(t)
 	back, first := time.Now(), time.Duration(0)
@@ -76,8 +77,8 @@ func TestNchanStreamsGoOnAfterRedisWasKilled(t *testing.T) {
 	c.mu.Lock()
 	missed := c.missed()
 	c.mu.Unlock()
-	t.Logf("the first snapshot came to all %v after Redis was back; each stream missed %d of %d", first.Round(time.Millisecond),
-		missed/len(c.streams), c.newest)
+	t.Logf("the first snapshot came to all %v after Redis was back; each stream missed %d of %d",
+		first.Round(time.Millisecond), missed/len(c.streams), c.newest)
 	for i := 0; i < 10; i++ {
 		c.publish(t)
 		c.eventually(t, "each stream has the snapshot after that", c.allHave)
@@ -102,7 +103,8 @@ func TestNchanClientsOfAKilledNginxComeBack(t *testing.T) {
 	for i := 0; i < 20; i++ {
 		c.publish(t)
 		c.eventually(t, "those of the other have the snapshot", func() bool {
-			return !slices.ContainsFunc(c.streams, func(s *carried) bool { return s.opened == 1 && s.last < c.newest })
+			lacks := func(s *carried) bool { return s.opened == 1 && s.last < c.newest }
+			return !slices.ContainsFunc(c.streams, lacks)
 		})
 	}
 	c.eventually(t, "each stream has the newest", c.allHave)
@@ -203,30 +205,23 @@ type carried struct {
 func startNchan(t *testing.T) *nchan {
 	needNchan(t)
 	dir := proxyDir(t)
-	file := func(name string) string { return read(t, "deploy/nchan/"+name) }
-	c := &nchan{upstream: startServer(t, "-interval", "0"), sent: make([]time.Time, 1), direct: make([]string, 1)}
+	c := &nchan{
+		upstream: startServer(t, "-interval", "0"),
+		sent:     make([]time.Time, 1), direct: make([]string, 1),
+	}
 	redis := freeAddr(t)
 	_, port, _ := net.SplitHostPort(redis)
-	write(t, dir+"/redis.conf", strings.NewReplacer("/var/lib/redis", dir, "port 6379", "port "+port).Replace(file("redis.conf")))
+	conf := strings.NewReplacer("/var/lib/redis", dir, "port 6379", "port "+port)
+	write(t, dir+"/redis.conf", conf.Replace(read(t, "deploy/nchan/redis.conf")))
 	c.redis = &daemon{addr: redis, args: []string{"redis-server", dir + "/redis.conf"}}
 	c.redis.start(t)
 	for i := range c.nginx {
-		d, addr := fmt.Sprintf("%s/%d", dir, i), freeAddr(t)
-		os.Mkdir(d, 0o755)
-		_, port, _ := net.SplitHostPort(addr)
-		http := "http {"
-		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-			http += fmt.Sprintf(" %s_temp_path %s/%s;", kind, d, kind)
-		}
-		write(t, d+"/conf", strings.NewReplacer("/run/nginx.pid", d+"/pid", "/var/log/nginx/error.log", "stderr",
-			"127.0.0.1:6379", redis, "listen 80;", "listen "+port+";", "127.0.0.1:3082", freeAddr(t), "127.0.0.1:3001", c.upstream.addr,
-			"ping_interval 30", "ping_interval 1", "http {", http).Replace(file("nginx.conf")))
-		c.nginx[i] = &daemon{addr: addr, args: []string{"nginx", "-p", d, "-c", d + "/conf", "-e", "stderr", "-g", "daemon off;"}}
-		c.nginx[i].start(t)
+		c.nginx[i] = startNginx(t, fmt.Sprintf("%s/%d", dir, i), c.upstream.addr, redis)
 	}
 	url := "http://" + c.nginx[0].addr + "/pub/dashboard"
-	(&daemon{args: []string{clientProgram, "-url", "http://" + c.upstream.addr + "/dashboard/stream", "-forward", url,
-		"-forward-method", "POST"}}).start(t)
+	from := "http://" + c.upstream.addr + "/dashboard/stream"
+	forwarder := []string{clientProgram, "-url", from, "-forward", url, "-forward-method", "POST"}
+	(&daemon{args: forwarder}).start(t)
 	t.Cleanup(func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -253,6 +248,30 @@ func startNchan(t *testing.T) *nchan {
 	return c
 }
 
+// startNginx starts one of the two nginx in a folder of its own.
+func startNginx(t *testing.T, dir, upstream, redis string) *daemon {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	addr := freeAddr(t)
+	_, port, _ := net.SplitHostPort(addr)
+	http := "http {"
+	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
+		http += fmt.Sprintf(" %s_temp_path %s/%s;", kind, dir, kind)
+	}
+	write(t, dir+"/conf", strings.NewReplacer(
+		"/run/nginx.pid", dir+"/pid", "/var/log/nginx/error.log", "stderr",
+		"127.0.0.1:6379", redis, "127.0.0.1:3082", freeAddr(t), "127.0.0.1:3001", upstream,
+		"listen 80;", "listen "+port+";", "ping_interval 30", "ping_interval 1",
+		"http {", http,
+	).Replace(read(t, "deploy/nchan/nginx.conf")))
+	args := []string{"nginx", "-p", dir, "-c", dir + "/conf", "-e", "stderr", "-g", "daemon off;"}
+	d := &daemon{addr: addr, args: args}
+	d.start(t)
+	return d
+}
+
 func needNchan(t *testing.T) {
 	t.Helper()
 	need(t, "nginx", "redis-server")
@@ -266,13 +285,15 @@ func (c *nchan) publish(t *testing.T) {
 	t.Helper()
 	c.mu.Lock()
 	c.newest++
-	data := fmt.Sprintf(`{"n":%d,"system_status":{"status":"online"},"pad":"%01200d"}`, c.newest, c.newest)
+	data := fmt.Sprintf(`{"n":%d,"system_status":{"status":"online"},"pad":"%01200d"}`,
+		c.newest, c.newest)
 	c.sent, c.direct = append(c.sent, time.Now()), append(c.direct, "")
 	c.mu.Unlock()
 	c.upstream.put(t, data)
 }
 
-// read opens n streams, half of them at each nginx, and waits until each has a snapshot made after that.
+// read opens n streams, half of them at each nginx, and waits until each has a snapshot made after
+// that.
 func (c *nchan) read(t *testing.T, n int) {
 	t.Helper()
 	for i := 0; i < n; i++ {
@@ -301,7 +322,8 @@ func (c *nchan) follow(addr string) *carried {
 	return s
 }
 
-// readStream notes what comes on a stream of nginx, or of the upstream where s is nil, until it ends.
+// readStream notes what comes on a stream of nginx, or of the upstream where s is nil, until it
+// ends.
 func (c *nchan) readStream(addr string, s *carried, at int) (again bool) {
 	conn := open(addr, eventSourceRequest)
 	if conn == nil {
@@ -355,7 +377,8 @@ func (c *nchan) note(s *carried, data string, at int) {
 		c.direct[n] = data
 		return
 	case c.direct[n] != "" && c.direct[n] != data:
-		c.wrong = fmt.Sprintf("snapshot %d is %.100q, the upstream's own stream had %.100q", n, data, c.direct[n])
+		c.wrong = fmt.Sprintf("snapshot %d is %.100q, the upstream's own stream had %.100q",
+			n, data, c.direct[n])
 	case n < s.last || n == s.last && s.opened == 1:
 		c.wrong = fmt.Sprintf("snapshot %d came after %d", n, s.last)
 	case s.first == 0:

@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// scale is how many streams a test opens at most: SSE_SCALE, where it measures and so runs alone, or
-// the fewest that show the same.
+// scale is how many streams a test opens at most: SSE_SCALE, where it measures and so runs alone,
+// or the fewest that show the same.
 func scale(t *testing.T, most int) int {
 	t.Helper()
 	if n, err := strconv.Atoi(os.Getenv("SSE_SCALE")); err == nil {
@@ -32,7 +32,9 @@ func scale(t *testing.T, most int) int {
 func TestScaleEdgesCarryEachEventToEachStream(t *testing.T) {
 	n := scale(t, 15000) / 3
 	upstream := startServer(t, "-interval", "1s")
-	edges := []*process{startEdge(t, upstream.addr), startEdge(t, upstream.addr), startEdge(t, upstream.addr)}
+	edges := []*process{
+		startEdge(t, upstream.addr), startEdge(t, upstream.addr), startEdge(t, upstream.addr),
+	}
 	edges = append(edges, startEdge(t, edges[0].addr))
 
 	empty := kernelMemory()
@@ -48,7 +50,6 @@ func TestScaleEdgesCarryEachEventToEachStream(t *testing.T) {
 		}
 	}
 	kernel := kernelMemory() - empty
-	names := []string{"edge 1", "edge 2", "edge 3", "edge of an edge", "upstream"}
 	var before, after []use
 	for _, p := range append(edges, upstream) {
 		before = append(before, usage(t, p.pid()))
@@ -56,7 +57,8 @@ func TestScaleEdgesCarryEachEventToEachStream(t *testing.T) {
 	const events = 10
 	most := direct.count() + events
 	eventually(t, "ten more events have come", func() bool {
-		return direct.count() >= most && !slices.ContainsFunc(viewers, func(v *viewer) bool { return v.count() < events })
+		lacks := func(v *viewer) bool { return v.count() < events }
+		return direct.count() >= most && !slices.ContainsFunc(viewers, lacks)
 	})
 	for _, p := range append(edges, upstream) {
 		after = append(after, usage(t, p.pid()))
@@ -76,17 +78,19 @@ func TestScaleEdgesCarryEachEventToEachStream(t *testing.T) {
 			t.Errorf("the clients of edge %d got %d events, want at least %d", i+1, got, (events-1)*n)
 		}
 	}
-	if opened := upstream.metrics(t)["sse_streams_opened_total"]; opened != 4 { // the edges' and the test's
-		t.Errorf("the upstream had %v streams", opened)
+	if n := upstream.metrics(t)["sse_streams_opened_total"]; n != 4 { // the edges' and the test's
+		t.Errorf("the upstream had %v streams", n)
 	}
-	t.Logf("%d streams over three edges; after the direct stream's: %v; an edge of an edge %v", 3*n, quantiles(hop), quantiles(twoHops))
-	for i, name := range names {
+	t.Logf("%d streams over three edges; after the direct stream's: %v; an edge of an edge %v",
+		3*n, quantiles(hop), quantiles(twoHops))
+	for i, name := range [...]string{"edge 1", "edge 2", "edge 3", "edge of an edge", "upstream"} {
 		t.Logf("%s: %s", name, after[i].since(before[i]))
 	}
 	t.Logf("the kernel takes %.2f KiB for each end of a stream", kernel/float64(6*n))
 }
 
-// mustBeWell ends an edge's load and checks that nothing went wrong. It returns the events that came.
+// mustBeWell ends an edge's load and checks that nothing went wrong. It returns how many events
+// came.
 func mustBeWell(t *testing.T, edge *process, l *load) (events int) {
 	t.Helper()
 	skipped := edge.metrics(t)["sse_events_skipped_total"]
@@ -127,16 +131,20 @@ func TestScaleViewersStayWhileRailsRestarts(t *testing.T) {
 	if r.Open != n || r.Reconnects+r.Closed+r.Errors+len(r.Wrong) > 0 {
 		t.Errorf("the viewers have seen %+v", r)
 	}
-	t.Logf("%d viewers, Rails had %d stream; stale %.1f s after it was killed, live %.1f s after it was started again (it was up after %.1f s)",
+	t.Logf("%d viewers, Rails had %d stream; stale %.1f s after it was killed, "+
+		"live %.1f s after it was started again (it was up after %.1f s)",
 		n, rails.Streams, stale.Seconds(), live.Seconds(), up.Seconds())
 }
 
-// An edge dies without a word: its viewers come back at the others, through the file of deploy/edges.
+// An edge dies without a word: its viewers come back at the others, through the file of
+// deploy/edges.
 func TestScaleViewersOfADeadEdgeComeBack(t *testing.T) {
 	need(t, "haproxy")
 	n := scale(t, 1000)
 	upstream := startServer(t, "-interval", "1s")
-	edges := []*process{startEdge(t, upstream.addr), startEdge(t, upstream.addr), startEdge(t, upstream.addr)}
+	edges := []*process{
+		startEdge(t, upstream.addr), startEdge(t, upstream.addr), startEdge(t, upstream.addr),
+	}
 	dir, addr := proxyDir(t), freeAddr(t)
 	conf := read(t, "deploy/edges/haproxy.cfg")
 	for i, edge := range edges {
@@ -146,7 +154,8 @@ func TestScaleViewersOfADeadEdgeComeBack(t *testing.T) {
 	conf, args := haproxyConf(conf, dir, addr, "")
 	proxy := startProxy(t, "haproxy", addr, dir, conf, args)
 	alone := usage(t, proxy.Process.Pid)
-	load := startLoad(t, n, "https://"+addr+"/dashboard/stream", edges, "SSL_CERT_FILE="+dir+"/tls.pem")
+	load := startLoad(t, n, "https://"+addr+"/dashboard/stream", edges,
+		"SSL_CERT_FILE="+dir+"/tls.pem")
 	before := usage(t, proxy.Process.Pid)
 	const events = 4
 	v := follow(t, edges[0].addr)
@@ -170,10 +179,13 @@ func TestScaleViewersOfADeadEdgeComeBack(t *testing.T) {
 		t.Errorf("%d streams were lost; the viewers have seen %+v", lost, r)
 	}
 	t.Logf("%d requests got a 502, as they came while HAProxy found the edge dead", r.Errors)
-	t.Logf("%d of %d viewers lost their edge and were back after %.1f s; they had no event for %.1f s (half of them), %.1f s at most",
+	t.Logf("%d of %d viewers lost their edge and were back after %.1f s; "+
+		"they had no event for %.1f s (half of them), %.1f s at most",
 		lost, n, back.Seconds(), r.Away.P50/1e3, r.Away.Max/1e3)
-	t.Logf("HAProxy, with TLS: %s, %.1f KiB a viewer, %d µs of CPU for each that came, %d for a delivery", after.since(before),
-		(after.resident-alone.resident)*1e6/1024/float64(n), (before.cpu-alone.cpu).Microseconds()/int64(n),
+	t.Logf("HAProxy, with TLS: %s, %.1f KiB a viewer, "+
+		"%d µs of CPU for each that came, %d for a delivery",
+		after.since(before), (after.resident-alone.resident)*1e6/1024/float64(n),
+		(before.cpu-alone.cpu).Microseconds()/int64(n),
 		(after.cpu-before.cpu).Microseconds()/int64(n*events))
 }
 
@@ -207,11 +219,12 @@ func checkScript(t *testing.T, script string) {
 	}
 	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	said := func() string { return read(t, log) }
-	for end := time.Now().Add(time.Minute); !strings.Contains(said(), "Ctrl-C"); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) || strings.Contains(said(), filepath.Base(script)+": ") {
+	within(t, time.Minute, "the script has started everything", func() bool {
+		if strings.Contains(said(), filepath.Base(script)+": ") {
 			t.Fatalf("it does not start: %s", said())
 		}
-	}
+		return strings.Contains(said(), "Ctrl-C")
+	})
 	eventually(t, "the stream has a snapshot", func() bool {
 		return snapshotPattern.MatchString(streamData(t, fmt.Sprintf("127.0.0.1:%d", first)))
 	})
@@ -375,7 +388,8 @@ func quantiles(d []time.Duration) string {
 	}
 	slices.Sort(d)
 	ms := func(i int) float64 { return float64(d[i].Microseconds()) / 1e3 }
-	return fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, max %.2f ms", ms(len(d)/2), ms(len(d)*99/100), ms(len(d)-1))
+	return fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, max %.2f ms",
+		ms(len(d)/2), ms(len(d)*99/100), ms(len(d)-1))
 }
 
 // kernelMemory is what the kernel's own objects and the data in its sockets take, in KiB.
