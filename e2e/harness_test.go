@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -608,15 +609,24 @@ func listens(addr string) bool {
 	return err == nil
 }
 
-// freeAddr is an address for another program's server.
+// lastPort is the last port that freeAddr returned. Ports start at another place in each run.
+var lastPort atomic.Int64
+
+// freeAddr is an address for a server that cannot take a free port by itself. No other test gets
+// the port, even while nobody listens there: the kernel hands out ports from 32768 on.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, places, each = 21000, 100, 100
+	lastPort.CompareAndSwap(0, int64(first+os.Getpid()%places*each))
+	for i := 0; i < places*each; i++ {
+		port := lastPort.Add(1)
+		if l, err := net.Listen("tcp", fmt.Sprint(":", port)); err == nil {
+			l.Close()
+			return fmt.Sprint("127.0.0.1:", port)
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("there is no free port")
+	return ""
 }
 
 func read(t testing.TB, path string) string {

@@ -75,7 +75,7 @@ func TestSettingsInvalidOnesEndTheStart(t *testing.T) {
 		{"-heartbeat 0", "", "-heartbeat", ""},
 		{"", "SSE_INTERVAL=soon", "SSE_INTERVAL", ""},
 		{"", "SSE_TOKEN=  ", "SSE_TOKEN", ""},
-		{"", "SSE_LOG_LEVEL=verbose", "SSE_LOG_LEVEL", "slog"},
+		{"", "SSE_LOG_LEVEL=verbose", "(-log-level|SSE_LOG_LEVEL)", "slog"},
 	} {
 		cmd := serverCommand(append([]string{"-addr", "127.0.0.1:0"}, strings.Fields(c.args)...)...)
 		if c.env != "" {
