@@ -1,135 +1,117 @@
 package main
 
 import (
+	"encoding/json"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// tokenFile is a file with the token s3cret.
-func tokenFile(t *testing.T) string {
-	file := filepath.Join(t.TempDir(), "token")
-	write(t, file, "s3cret\n")
-	return file
-}
-
-// on is the address of a server on all addresses for a client that comes by this one.
-func (s *server) on(host string) string {
-	_, port, _ := net.SplitHostPort(s.addr)
-	return net.JoinHostPort(host, port)
-}
-
-func TestWithATokenEverythingButHealthAsksForIt(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-token-file", tokenFile(t))
-	s.waitForSnapshot(t)
-	for path := range routes {
-		method := strings.Split(routes[path].methods, ", ")[0]
-		code, head, body := s.send(t, method, path, "")
-		if path == "/health" {
-			if code != 200 || body != "OK" {
-				t.Errorf("/health answers %d %q", code, body)
-			}
+// accessRequest is a request from this machine for localhost. Names and values of its header
+// stand in turn; Host is one of them.
+func accessRequest(method, path string, header ...string) *http.Request {
+	r := httptest.NewRequest(method, path, nil)
+	r.RemoteAddr = "127.0.0.1:50000"
+	r.Host = "localhost:3001"
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			r.Host = header[i+1]
 			continue
 		}
-		if code != 401 || !strings.HasPrefix(head.Get("WWW-Authenticate"), "Basic ") || !oneSentence.MatchString(body) {
-			t.Errorf("%s answers %d, %v, %q", path, code, head, body)
-		}
-		for _, bad := range []string{"Bearer wrong", "s3cret", "Digest s3cret", "Bearer ", "Basic !", "Basic OnM=", "s3cret2"} {
-			if code, _, _ := s.send(t, method, path, "", "Authorization", bad); code != 401 {
-				t.Errorf("%s with %q answers %d", path, bad, code)
-			}
-		}
-		for _, good := range []string{"Bearer s3cret", "bearer s3cret", "Basic OnMzY3JldA==", "Basic d2hvOnMzY3JldA=="} { // :s3cret, who:s3cret
-			if code, _, _ := s.send(t, method, path, "{}", "Authorization", good, "Content-Type", "text/plain"); code == 401 || code == 403 {
-				t.Errorf("%s with %q answers %d", path, good, code)
-			}
-		}
+		r.Header.Set(header[i], header[i+1])
 	}
+	return r
 }
 
-func TestTokenThatCannotBeReadEndsTheStart(t *testing.T) {
-	empty := filepath.Join(t.TempDir(), "empty")
-	write(t, empty, " \n")
-	for _, file := range []string{empty, "/nowhere/token"} {
-		_, err := parseSettings([]string{"-token-file", file}, env())
-		if err == nil || !strings.Contains(err.Error(), "-token-file") || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: %v", file, err)
-		}
+// statusOfAccess is 200 for a request that may be served.
+func statusOfAccess(a access, r *http.Request) int {
+	rejected := a.check(r)
+	if rejected == nil {
+		return 200
 	}
+	return rejected.status
 }
 
-// Only this machine's own requests may post, put, and see who reads, unless there is a token.
-func TestWithoutATokenOnlyLocalRequestsPostAndSeeWhoReads(t *testing.T) {
+func TestAccessServesHealthToAll(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, "-addr", "0.0.0.0:0")
-	s.addr = s.on("127.0.0.1")
-	s.stream(t).event(t)
-	outside := [][]string{{"Host", "dashboard.example.com"}, {"X-Forwarded-For", "10.0.0.1"}, {"Forwarded", "for=10.0.0.1"},
-		{"X-Forwarded-For", "empty"}, {"Via", "1.1 proxy"}, {"X-Real-IP", "10.0.0.1"}, {"X-Forwarded-Proto", "https"}, {"X-Forwarded-Port", "443"}, {"X-Forwarded-Prefix", "/machines/a"}}
-	for _, header := range outside {
-		for _, r := range [][2]string{{"POST", "/dashboard/activities"}, {"PUT", "/dashboard/snapshot"}} {
-			code, _, body := s.send(t, r[0], r[1], `{"message":"x"}`, append(header, "Content-Type", "application/json")...)
-			if code != 403 || !oneSentence.MatchString(body) || !strings.Contains(body, "SSE_TOKEN") {
-				t.Errorf("%s with %q answers %d %q", r[0], header, code, body)
-			}
-		}
-		code, _, body := s.send(t, "GET", "/dashboard/debug", "", header...)
-		if code != 200 || strings.Contains(body, `"remote"`) || !strings.Contains(body, `"streams_open":1`) {
-			t.Errorf("with %q the state is %d %s", header, code, body)
-		}
-		if code, _, _ := s.send(t, "GET", "/dashboard/trigger-test", "", header...); code != 200 {
-			t.Errorf("with %q the trigger answers %d", header, code)
-		}
-	}
-	for _, host := range []string{"localhost", "LOCALHOST:3001", "a.localhost", "127.0.0.1", "127.8.9.1:1", "[::1]", "[::1]:3001"} {
-		code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, "Host", host, "Content-Type", "application/json")
-		if code != 201 {
-			t.Errorf("with the host %q posting answers %d %q", host, code, body)
-		}
-	}
-	own, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range own {
-		ip := a.(*net.IPNet).IP
-		if ip.IsLoopback() || ip.To4() == nil {
-			continue
-		}
-		s.addr = s.on(ip.String())
-		if code, _, _ := s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, "Host", "localhost", "Content-Type", "application/json"); code != 403 {
-			t.Errorf("from %s posting answers %d", ip, code)
+	a := access{token: "s3cret", onLoopback: true}
+	for _, header := range [][]string{
+		nil,
+		{"Host", "evil.example"},
+		{"Origin", "https://evil.example"},
+		{"Sec-Fetch-Site", "cross-site"},
+		{"Authorization", "Bearer wrong"},
+		{"X-Forwarded-For", "10.0.0.1"},
+	} {
+		got := statusOfAccess(a, accessRequest("GET", "/health", header...))
+		if got != 200 {
+			t.Errorf("/health with %q gets %d", header, got)
 		}
 	}
 }
 
-func TestWithATokenRequestsFromElsewherePost(t *testing.T) {
+// A page whose name someone made resolve to 127.0.0.1 sends that name as the host.
+func TestAccessOnLoopbackKnowsItsHosts(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, "-token-file", tokenFile(t), "-addr", "0.0.0.0:0")
-	s.addr = s.on("127.0.0.1")
-	code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, "Host", "dashboard.example.com",
-		"X-Forwarded-For", "10.0.0.1", "Authorization", "Bearer s3cret", "Content-Type", "application/json")
-	if code != 201 {
-		t.Errorf("posting answers %d %q", code, body)
-	}
-}
-
-func TestPagesOfOtherOriginsNeedTheirsInOrigins(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-origins", "https://app.example,http://localhost:3000")
 	for _, c := range []struct {
-		code   int
+		host string
+		want int
+	}{
+		{"", 200}, // HTTP/1.0
+		{"localhost", 200},
+		{"localhost:3001", 200},
+		{"localhost.", 200},
+		{"LOCALHOST.:3001", 200},
+		{"a.localhost", 200},
+		{"127.0.0.1:1", 200},
+		{"127.0.0.1.", 200},
+		{"127.8.9.1:1", 200},
+		{"[::1]", 200},
+		{"[::1]:80", 200},
+		{"dashboard.example.com", 200},
+		{"Dashboard.example.com.:443", 200},
+		{"evil.example", 403},
+		{"localhost.evil.example:3001", 403},
+		{"evillocalhost", 403},
+		{"127.0.0.1.evil.example", 403},
+		{"10.0.0.1", 403},
+		{":3001", 403},
+	} {
+		a := access{origins: []string{"https://dashboard.example.com"}, onLoopback: true}
+		for _, path := range []string{"/", "/dashboard/stream", "/dashboard/trigger-test"} {
+			got := statusOfAccess(a, accessRequest("GET", path, "Host", c.host))
+			if got != c.want {
+				t.Errorf("%s for the host %q gets %d, want %d", path, c.host, got, c.want)
+			}
+		}
+		a.onLoopback = false
+		got := statusOfAccess(a, accessRequest("GET", "/", "Host", c.host))
+		if got != 200 {
+			t.Errorf("not on loopback, the host %q gets %d", c.host, got)
+		}
+	}
+}
+
+func TestAccessOfPagesNeedsTheirOrigin(t *testing.T) {
+	t.Parallel()
+	a := access{origins: []string{"https://app.example", "http://localhost:3000"}, onLoopback: true}
+	own := "http://localhost:3001"
+	for _, c := range []struct {
+		want   int
 		header []string
 	}{
 		{200, nil}, // curl
 		{200, []string{"Sec-Fetch-Site", "same-origin"}},
 		{200, []string{"Sec-Fetch-Site", "none"}},
-		{200, []string{"Origin", "http://" + s.addr}},
-		{200, []string{"Sec-Fetch-Site", "same-origin", "Origin", "http://" + s.addr}},
+		{200, []string{"Origin", own}},
+		{200, []string{"Origin", "http://LOCALHOST:3001"}},
+		{200, []string{"Sec-Fetch-Site", "same-origin", "Origin", own}},
 		{200, []string{"Sec-Fetch-Site", "same-origin", "Referer", "https://name.at.a.proxy/"}},
-		{200, []string{"Referer", "http://" + s.addr + "/"}},
+		{200, []string{"Referer", own + "/"}},
 		{200, []string{"Sec-Fetch-Site", "same-site", "Origin", "http://localhost:3000"}},
 		{200, []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://app.example"}},
 		{200, []string{"Sec-Fetch-Site", "cross-site", "Referer", "https://app.example/page"}},
@@ -140,68 +122,308 @@ func TestPagesOfOtherOriginsNeedTheirsInOrigins(t *testing.T) {
 		{403, []string{"Sec-Fetch-Site", "cross-site", "Referer", "https://evil.example/"}},
 		{403, []string{"Origin", "https://evil.example"}},
 		{403, []string{"Origin", "null"}},
+		{403, []string{"Origin", "null", "Host", ""}}, // an origin without a host is not the server's
 		{403, []string{"Origin", "https://app.example.evil.example"}},
 		{403, []string{"Referer", "https://evil.example/"}},
 		{403, []string{"Sec-Fetch-Site", "none", "Origin", "https://evil.example"}},
 	} {
-		for _, path := range []string{"/dashboard/trigger-test", "/dashboard/stream", "/dashboard/history"} {
-			code, _, body := s.send(t, "GET", path, "", c.header...)
-			if code != c.code || code == 403 && !oneSentence.MatchString(body) {
-				t.Errorf("GET %s with %q answers %d %q", path, c.header, code, body)
+		for _, r := range []*http.Request{
+			accessRequest("GET", "/dashboard/trigger-test", c.header...),
+			accessRequest("GET", "/dashboard/stream", c.header...),
+			accessRequest("GET", "/dashboard/history", c.header...),
+			accessRequest("POST", "/dashboard/activities", c.header...),
+		} {
+			got := statusOfAccess(a, r)
+			if got != c.want {
+				t.Errorf("%s %s with %q gets %d, want %d", r.Method, r.URL, c.header, got, c.want)
 			}
 		}
-		code, _, _ := s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, append(c.header, "Content-Type", "application/json")...)
-		if (code == 201) != (c.code == 200) {
-			t.Errorf("posting with %q answers %d", c.header, code)
+		got := statusOfAccess(a, accessRequest("GET", "/", c.header...))
+		if got != 200 {
+			t.Errorf("a link to the page with %q gets %d", c.header, got)
 		}
-	}
-	// No host is no host of this server's.
-	c := dial(t, s.addr, "GET /dashboard/trigger-test HTTP/1.0\r\nOrigin: null\r\n\r\n")
-	if line := c.line(t); line != "HTTP/1.0 403 Forbidden\r\n" {
-		t.Errorf("an origin that is null is answered %q", line)
-	}
-	// A link from elsewhere to the page is no page that reads.
-	if code, _, _ := s.send(t, "GET", "/", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"); code != 200 {
-		t.Errorf("a link to the page answers %d", code)
 	}
 }
 
-// A strange page whose name is made to resolve to 127.0.0.1 sends that name as the host.
-func TestServerOnLoopbackIsNotKnownByStrangeNames(t *testing.T) {
+func TestAccessWithoutTokenIsLocalToChange(t *testing.T) {
 	t.Parallel()
-	s := startServer(t, "-origins", "https://dashboard.example.com")
-	for host, want := range map[string]int{"localhost": 200, "localhost:3001": 200, "127.0.0.1:1": 200, "[::1]:80": 200,
-		"dashboard.example.com": 200, "Dashboard.example.com:443": 200, "evil.example": 403, "localhost.evil.example:3001": 403, "10.0.0.1": 403} {
-		for _, path := range []string{"/", "/dashboard/stream", "/dashboard/trigger-test"} {
-			code, _, body := s.send(t, "GET", path, "", "Host", host)
-			if code != want || code == 403 && !oneSentence.MatchString(body) {
-				t.Errorf("GET %s for the host %q answers %d %q", path, host, code, body)
+	for _, c := range []struct {
+		isLocal bool
+		remote  string
+		header  []string
+	}{
+		{true, "127.0.0.1:50000", nil},
+		{true, "127.8.9.1:50000", nil},
+		{true, "[::1]:50000", nil},
+		{true, "127.0.0.1:50000", []string{"Host", "localhost"}},
+		{true, "127.0.0.1:50000", []string{"Host", "localhost."}},
+		{true, "127.0.0.1:50000", []string{"Host", "LOCALHOST:3001"}},
+		{true, "127.0.0.1:50000", []string{"Host", "LOCALHOST.:3001"}},
+		{true, "127.0.0.1:50000", []string{"Host", "a.localhost"}},
+		{true, "127.0.0.1:50000", []string{"Host", "127.0.0.1"}},
+		{true, "127.0.0.1:50000", []string{"Host", "127.0.0.1."}},
+		{true, "127.0.0.1:50000", []string{"Host", "127.8.9.1:1"}},
+		{true, "127.0.0.1:50000", []string{"Host", "[::1]"}},
+		{true, "127.0.0.1:50000", []string{"Host", "[::1]:3001"}},
+		{false, "10.0.0.1:50000", nil},
+		{false, "[fe80::1%eth0]:50000", nil},
+		{false, "127.0.0.1:50000", []string{"Host", ""}},
+		{false, "127.0.0.1:50000", []string{"Host", "dashboard.example.com"}},
+		{false, "127.0.0.1:50000", []string{"X-Forwarded-For", "10.0.0.1"}},
+		{false, "127.0.0.1:50000", []string{"X-Forwarded-For", ""}},
+		{false, "127.0.0.1:50000", []string{"X-Forwarded-Proto", "https"}},
+		{false, "127.0.0.1:50000", []string{"X-Forwarded-Port", "443"}},
+		{false, "127.0.0.1:50000", []string{"X-Forwarded-Prefix", "/machines/a"}},
+		{false, "127.0.0.1:50000", []string{"X-Real-IP", "10.0.0.1"}},
+		{false, "127.0.0.1:50000", []string{"Forwarded", "for=10.0.0.1"}},
+		{false, "127.0.0.1:50000", []string{"Via", "1.1 proxy"}},
+	} {
+		var a access
+		for _, method := range []string{"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"} {
+			r := accessRequest(method, "/dashboard/snapshot", c.header...)
+			r.RemoteAddr = c.remote
+			want := 200
+			if !c.isLocal && !isSafe(method) {
+				want = 403
+			}
+			got := statusOfAccess(a, r)
+			if got != want {
+				t.Errorf("%s from %s with %q gets %d, want %d", method, c.remote, c.header, got, want)
+			}
+			if a.maySeeViewers(r) != c.isLocal {
+				t.Errorf("%s with %q may see viewers: %v", c.remote, c.header, !c.isLocal)
 			}
 		}
 	}
 }
 
-func TestPreflightNeedsNoTokenButAnAllowedOrigin(t *testing.T) {
+func TestAccessWithTokenNeedsIt(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		authorization string
+		want          int
+	}{
+		{"", 401},
+		{"Bearer wrong", 401},
+		{"s3cret", 401},
+		{"Digest s3cret", 401},
+		{"Bearer ", 401},
+		{"Bearer", 401},
+		{"Bearer s3cre", 401},
+		{"Bearer s3cret2", 401},
+		{"Bearers3cret", 401},
+		{"Basic !", 401},
+		{"Basic OnM=", 401}, // :s
+		{"s3cret2", 401},
+		{"Bearer s3cret", 200},
+		{"bearer s3cret", 200},
+		{"Bearer  s3cret", 200},
+		{"Basic OnMzY3JldA==", 200},     // :s3cret
+		{"Basic d2hvOnMzY3JldA==", 200}, // who:s3cret
+	} {
+		a := access{token: "s3cret"}
+		for path := range routes {
+			if path == "/health" {
+				continue
+			}
+			for _, method := range []string{"GET", "POST"} {
+				r := accessRequest(method, path)
+				r.RemoteAddr = "10.0.0.1:50000" // with the token, anyone may post
+				if c.authorization != "" {
+					r.Header.Set("Authorization", c.authorization)
+				}
+				got := statusOfAccess(a, r)
+				if got != c.want {
+					t.Errorf("%s %s with %q gets %d, want %d", method, path, c.authorization, got, c.want)
+				}
+				if !a.maySeeViewers(r) {
+					t.Error("who has the token may not see viewers")
+				}
+			}
+		}
+	}
+}
+
+func TestAccessOfPreflightNeedsAnOriginOnly(t *testing.T) {
+	t.Parallel()
+	a := access{token: "s3cret", origins: []string{"https://app.example"}}
+	for _, c := range []struct {
+		method, origin string
+		want           int
+	}{
+		{"OPTIONS", "https://app.example", 200},
+		{"OPTIONS", "https://evil.example", 403},
+		{"POST", "https://app.example", 401},
+	} {
+		r := accessRequest(c.method, "/dashboard/activities",
+			"Origin", c.origin, "Sec-Fetch-Site", "cross-site")
+		got := statusOfAccess(a, r)
+		if got != c.want {
+			t.Errorf("%s from %s gets %d, want %d", c.method, c.origin, got, c.want)
+		}
+	}
+}
+
+func TestAccessIsCheckedOnEachRoute(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-token-file", tokenFile(t), "-origins", "https://app.example")
-	code, head, _ := s.send(t, "OPTIONS", "/dashboard/activities", "", "Origin", "https://app.example", "Sec-Fetch-Site", "cross-site")
-	if code != 204 || head.Get("Access-Control-Allow-Methods") != "POST" || !strings.Contains(head.Get("Access-Control-Allow-Headers"), "Authorization") {
-		t.Errorf("the preflight is answered %d, %v", code, head)
+	for path, route := range routes {
+		method, _, _ := strings.Cut(route.methods, ",")
+		code, head, body := s.request(t, method, path)
+		if path == "/health" {
+			if code != 200 || body != "OK" {
+				t.Errorf("/health answers %d %q", code, body)
+			}
+			continue
+		}
+		isBasic := strings.HasPrefix(head.Get("WWW-Authenticate"), "Basic ")
+		if code != 401 || !isBasic || !oneSentence.MatchString(body) {
+			t.Errorf("%s answers %d, %v, %q", path, code, head, body)
+		}
+		code, _, _ = s.send(t, method, path, "{}",
+			"Authorization", "Bearer s3cret", "Content-Type", "text/plain")
+		if code == 401 || code == 403 {
+			t.Errorf("%s with the token answers %d", path, code)
+		}
 	}
-	if code, _, _ := s.send(t, "OPTIONS", "/dashboard/activities", "", "Origin", "https://evil.example"); code != 403 {
-		t.Errorf("a strange preflight is answered %d", code)
+
+	code, head, _ := s.request(t, "OPTIONS", "/dashboard/activities",
+		"Origin", "https://app.example", "Sec-Fetch-Site", "cross-site")
+	methods := head.Get("Access-Control-Allow-Methods")
+	headers := head.Get("Access-Control-Allow-Headers")
+	if code != 204 || methods != "POST" || !strings.Contains(headers, "Authorization") {
+		t.Errorf("a preflight gets %d, %v", code, head)
+	}
+}
+
+func TestAccessRejectsInOneSentence(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for _, c := range []struct {
+		header []string
+		word   string
+	}{
+		{[]string{"Host", "evil.example"}, "-origins"},
+		{[]string{"Origin", "https://evil.example"}, "-origins"},
+		{[]string{"X-Forwarded-For", "empty"}, "SSE_TOKEN"},
+	} {
+		header := append(c.header, "Content-Type", typeJSON)
+		code, _, body := s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, header...)
+		if code != 403 || !oneSentence.MatchString(body) || !strings.Contains(body, c.word) {
+			t.Errorf("posting with %q answers %d %q, want %s", c.header, code, body, c.word)
+		}
+	}
+
+	c := s.connect(t, "GET /dashboard/trigger-test HTTP/1.0\r\nOrigin: null\r\n\r\n")
+	line := c.line(t)
+	if line != "HTTP/1.0 403 Forbidden\r\n" {
+		t.Errorf("the origin null gets %q", line)
+	}
+}
+
+// The server listens on all addresses, and requests come by another one of this machine.
+func TestAccessByNetworkSeesNoViewers(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-addr", "0.0.0.0:0")
+	_, port, _ := net.SplitHostPort(s.addr)
+	s.addr = net.JoinHostPort("127.0.0.1", port)
+	s.stream(t)
+	if s.access.onLoopback {
+		t.Error("the server takes all addresses for loopback")
+	}
+	checkViewers(t, s, true, 201)
+	checkViewers(t, s, false, 403, "X-Forwarded-For", "10.0.0.1")
+
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range addrs {
+		ip := addr.(*net.IPNet).IP
+		if ip.IsLoopback() || ip.To4() == nil {
+			continue
+		}
+		s.addr = net.JoinHostPort(ip.String(), port)
+		checkViewers(t, s, false, 403, "Host", "localhost")
+	}
+}
+
+// checkViewers checks whether requests may see viewers and what posting answers. All may trigger.
+func checkViewers(t *testing.T, s *server, want bool, posting int, header ...string) {
+	t.Helper()
+	var state debugState
+	code, _, body := s.request(t, "GET", "/dashboard/debug", header...)
+	err := json.Unmarshal([]byte(body), &state)
+	if code != 200 || err != nil || state.Open != 1 {
+		t.Errorf("by %s with %q /dashboard/debug answers %d %s", s.addr, header, code, body)
+	}
+	got := strings.Contains(body, `"remote"`)
+	if got != want {
+		t.Errorf("by %s with %q viewers are seen: %v", s.addr, header, got)
+	}
+	code, _, _ = s.request(t, "GET", "/dashboard/trigger-test", header...)
+	if code != 200 {
+		t.Errorf("by %s with %q the trigger answers %d", s.addr, header, code)
+	}
+	header = append(header, "Content-Type", typeJSON)
+	code, _, body = s.send(t, "POST", "/dashboard/activities", `{"message":"x"}`, header...)
+	if code != posting {
+		t.Errorf("by %s with %q posting answers %d %q, want %d", s.addr, header, code, body, posting)
 	}
 }
 
 // By /?stream=/dashboard/trigger-test, with an EventSource.
-func TestLinkToThePageCannotTrigger(t *testing.T) {
+func TestAccessOfLinkedPageCannotTrigger(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	code, _, body := s.send(t, "GET", "/dashboard/trigger-test", "", "Accept", "text/event-stream", "Sec-Fetch-Site", "same-origin")
+	path := "/dashboard/trigger-test"
+	code, _, body := s.request(t, "GET", path,
+		"Accept", typeEvents, "Sec-Fetch-Site", "same-origin")
 	if code != 406 || !oneSentence.MatchString(body) {
 		t.Errorf("the trigger answers an EventSource %d %q", code, body)
 	}
-	if code, _, body := s.send(t, "GET", "/dashboard/trigger-test", "", "Accept", "*/*"); code != 200 {
+	code, _, body = s.request(t, "GET", path, "Accept", "*/*")
+	if code != 200 {
 		t.Errorf("the trigger answers the page's button %d %q", code, body)
 	}
+}
+
+func TestAccessTokenIsReadOrEndsTheStart(t *testing.T) {
+	t.Parallel()
+	empty := filepath.Join(t.TempDir(), "empty")
+	write(t, empty, " \n")
+	file := tokenFile(t)
+	for _, c := range []struct {
+		variable, file string
+		token, err     string
+	}{
+		{"", "", "", ""},
+		{"s3cret", "", "s3cret", ""},
+		{" s3cret\n", "", "s3cret", ""},
+		{"", file, "s3cret", ""},
+		{"  ", "", "", "SSE_TOKEN is blank: set it to the token, or unset it"},
+		{"s3cret", file, "", "SSE_TOKEN and -token-file are both set: set one of them"},
+		{"", empty, "", "-token-file " + empty + " is empty"},
+		{"", "/nowhere/token", "",
+			"reading -token-file: open /nowhere/token: no such file or directory"},
+	} {
+		args := []string{"-token-file", c.file}
+		cfg, err := parseConfig(args, env("SSE_TOKEN="+c.variable), os.Stdout)
+		message := ""
+		if err != nil {
+			message = err.Error()
+		}
+		if cfg.token != c.token || message != c.err {
+			t.Errorf("SSE_TOKEN=%q -token-file %q: token %q, error %q, want %q, %q",
+				c.variable, c.file, cfg.token, message, c.token, c.err)
+		}
+	}
+}
+
+// tokenFile is a file with the token s3cret.
+func tokenFile(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "token")
+	write(t, file, "s3cret\n")
+	return file
 }

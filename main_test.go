@@ -4,28 +4,455 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
-	"net/http"
+	"net/http/httptest"
+	"os"
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
 
-func TestStreamHeadAndFirstEventAreAsDocumented(t *testing.T) {
+func TestMain(m *testing.M) {
+	// These tests wait more than they work. A flag of the command line wins.
+	flag.Set("test.parallel", "8")
+	os.Exit(m.Run())
+}
+
+var oneSentence = regexp.MustCompile(`^[A-Z][^\n]*\.\n$`)
+
+func TestShutdownAnswersATriggerThatWaits(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	s.trigger(t) // the next one waits until minInterval has passed
+
+	codes := make(chan int, 1) // has room, so that the goroutine ends
+	go func() {
+		code, _, _ := s.request(t, "GET", "/dashboard/trigger-test")
+		codes <- code
+	}()
+	eventually(t, "a broadcast is under way", func() bool {
+		if !s.publishing.TryLock() {
+			return true
+		}
+		s.publishing.Unlock()
+		return len(codes) > 0 // it was too fast to be seen
+	})
+	s.stop()
+	if code := <-codes; code != 200 {
+		t.Errorf("the trigger returns %d, want 200", code)
+	}
+}
+
+func TestShutdownEndsATriggerBeforeAnySnapshot(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	ended := make(chan struct{})
+	c := s.connect(t, "GET /dashboard/trigger-test HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	go func() {
+		defer close(ended)
+		io.ReadAll(c)
+	}()
+	eventually(t, "the trigger waits", func() bool { return len(s.board.recent()) == 1 })
+
+	start := time.Now()
+	s.stop()
+	<-ended
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("the shutdown took %v", took)
+	}
+}
+
+func TestShutdownEndsBroadcastsBeforeAnySnapshot(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		id, streams := s.broadcast("test")
+		if id != 0 || streams != 0 {
+			t.Errorf("the broadcast returns %d, %d, want zeros", id, streams)
+		}
+	}()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	s.sampleLoop(ctx)
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Error("a broadcast waits for a snapshot that does not come")
+	}
+}
+
+func TestRequestHalfSentIsGivenUp(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	httpServer := s.newHTTPServer()
+	limits := []time.Duration{httpServer.ReadHeaderTimeout, httpServer.ReadTimeout,
+		httpServer.WriteTimeout, httpServer.IdleTimeout}
+	for i, limit := range limits {
+		if limit < time.Second || limit > 10*time.Second {
+			t.Errorf("limit %d is %v, want 1s to 10s", i, limit)
+		}
+	}
+
+	httpServer.ReadHeaderTimeout = 200 * time.Millisecond
+	go httpServer.Serve(s.listener)
+	defer httpServer.Close()
+	addr := s.listener.Addr().String()
+	half := dial(t, addr, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nX-")
+
+	// It delays no other request.
+	whole := dial(t, addr, "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	if line := whole.line(t); line != "HTTP/1.1 200 OK\r\n" {
+		t.Errorf("another request returns %q", line)
+	}
+	half.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_, err := io.ReadAll(half)
+	if err != nil {
+		t.Errorf("half a request is not given up: %v", err)
+	}
+}
+
+func TestRequestHeadersOver16KiBAreRejected(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for size, want := range map[int]int{15 << 10: 200, 17 << 10: 431} {
+		code, _, _ := s.request(t, "GET", "/health", "X-Long", strings.Repeat("x", size))
+		if code != want {
+			t.Errorf("a header of %d bytes returns %d, want %d", size, code, want)
+		}
+	}
+}
+
+func TestBroadcastFirstNeedsTwoReadings(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.stream(t).event(t)
+	if got := time.Since(s.started); got < 500*time.Millisecond {
+		t.Errorf("the first snapshot came after %v: rates need two readings", got)
+	}
+}
+
+func TestBroadcastComesEachInterval(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "100ms")
+	c := s.stream(t)
+	first := c.event(t)
+	last := first
+	for i := 0; i < 6; i++ {
+		last = c.event(t)
+	}
+	if got := last.id - first.id; got < 350 {
+		t.Errorf("six intervals of 100ms took %d ms by id", got)
+	}
+}
+
+func TestBroadcastIntervalZeroWaitsForTrigger(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		interval   string
+		broadcasts uint64 // by a tick
+	}{
+		{"1s", 1},
+		{"0", 0},
+	}
+	for _, test := range tests {
+		s := testReadyServer(t, "-interval", test.interval)
+		before := s.totals.broadcasts
+		later := time.Now().Add(time.Hour)
+		s.tick(later)
+		if got := s.totals.broadcasts - before; got != test.broadcasts {
+			t.Errorf("at %s a tick makes %d broadcasts, want %d", test.interval, got, test.broadcasts)
+		}
+		// The host is read all the same.
+		if got := s.board.latest().time; !got.Equal(later) {
+			t.Errorf("at %s the host was read at %v, want %v", test.interval, got, later)
+		}
+	}
+}
+
+func TestBroadcastFloodIsTwentyASecond(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	c.event(t)
+
+	last := make([]int64, 20)
+	s.flood(t, len(last), func(worker int) {
+		for i := 0; i < 10; i++ {
+			last[worker] = s.trigger(t).ID
+		}
+	}, func() {})
+
+	newest := s.debug(t).LastID
+	for e := c.event(t); e.id != newest; e = c.event(t) {
+	}
+	for _, id := range last {
+		if id > newest {
+			t.Errorf("a trigger returned %d, but the newest event is %d", id, newest)
+		}
+	}
+}
+
+// reserved is a stream that was not begun: it takes everything.
+func (s *SSEServer) reserved(t testing.TB) *SSEConnection {
+	t.Helper()
+	c := &SSEConnection{fd: notOpen}
+	if !s.reserve(c) {
+		t.Fatal("there is no room for a stream")
+	}
+	return c
+}
+
+func TestForEachStreamGoesByNumber(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	visited := func() (numbers []uint64) {
+		s.forEachStream(time.Now(), func(c *SSEConnection, _ time.Time) error {
+			numbers = append(numbers, c.number)
+			return nil
+		})
+		return numbers
+	}
+	check := func(when string, want []uint64) {
+		t.Helper()
+		if got := visited(); !slices.Equal(got, want) {
+			t.Errorf("%s the streams are visited as %v, want %v", when, got, want)
+		}
+	}
+
+	conns := map[uint64]*SSEConnection{}
+	var want []uint64
+	check("at first", want)
+	for number := uint64(1); number <= 40; number++ {
+		conns[number] = s.reserved(t)
+		want = append(want, number)
+	}
+	check("with forty open,", want)
+	check("again", want)
+
+	s.remove(conns[1], io.EOF)
+	s.remove(conns[17], io.EOF)
+	s.remove(conns[40], io.EOF)
+	want = slices.DeleteFunc(want, func(n uint64) bool { return n == 1 || n == 17 || n == 40 })
+	check("after removals", want)
+
+	s.reserved(t)
+	s.reserved(t)
+	check("after newcomers", append(want, 41, 42))
+}
+
+func TestForEachStreamRemovesThoseThatFail(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	const streams = 1500 // enough for several goroutines
+	for i := 0; i < streams; i++ {
+		s.reserved(t)
+	}
+
+	var visits [streams + 1]atomic.Int64 // by number
+	count := s.forEachStream(time.Now(), func(c *SSEConnection, _ time.Time) error {
+		visits[c.number].Add(1)
+		switch c.number % 3 {
+		case 0:
+			return io.EOF
+		case 1:
+			return errLagging
+		}
+		return nil
+	})
+
+	if count != streams/3 || len(s.conns) != 2*streams/3 {
+		t.Errorf("%d streams succeeded and %d are left, want %d and %d",
+			count, len(s.conns), streams/3, 2*streams/3)
+	}
+	for number := 1; number <= streams; number++ {
+		if got := visits[number].Load(); got != 1 {
+			t.Errorf("stream %d was visited %d times", number, got)
+		}
+	}
+	if got := s.totals.closed["client"]; got != streams/3 {
+		t.Errorf("%d streams were closed, want %d", got, streams/3)
+	}
+}
+
+func TestRoutesTakeTheirMethodsOnly(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	s.waitForSnapshot(t)
+	before := s.newest.Load()
+
+	tests := []struct {
+		method, path string
+		code         int
+		allow        string
+	}{
+		{"POST", "/", 405, "GET, HEAD"},
+		{"POST", "/dashboard/stream", 405, "GET"},
+		{"HEAD", "/dashboard/stream", 405, "GET"},
+		{"OPTIONS", "/dashboard/stream", 405, "GET"},
+		{"POST", "/dashboard/trigger-test", 405, "GET"},
+		{"HEAD", "/dashboard/trigger-test", 405, "GET"},
+		{"POST", "/dashboard/snapshot", 405, "PUT, DELETE"},
+		{"GET", "/dashboard/activities", 405, "POST"},
+		{"PUT", "/dashboard/activities", 405, "POST"},
+		{"POST", "/dashboard/history", 405, "GET, HEAD"},
+		{"DELETE", "/dashboard/debug", 405, "GET, HEAD"},
+		{"PUT", "/metrics", 405, "GET, HEAD"},
+		{"PUT", "/health", 405, "GET, HEAD"},
+		{"HEAD", "/", 200, ""},
+		{"HEAD", "/dashboard/history", 200, ""},
+		{"HEAD", "/dashboard/debug", 200, ""},
+		{"HEAD", "/metrics", 200, ""},
+		{"HEAD", "/health", 200, ""},
+		{"GET", "/dashboard/stream/", 404, ""},
+		{"GET", "/dashboard", 404, ""},
+		{"GET", "/nothing", 404, ""},
+		{"POST", "/nothing", 404, ""},
+	}
+	for _, test := range tests {
+		code, head, body := s.request(t, test.method, test.path)
+		if code != test.code || head.Get("Allow") != test.allow {
+			t.Errorf("%s %s returns %d, Allow %q, want %d, %q", test.method, test.path,
+				code, head.Get("Allow"), test.code, test.allow)
+		}
+		if code >= 400 && test.method != "HEAD" && !oneSentence.MatchString(body) {
+			t.Errorf("%s %s returns %q, which is not one sentence", test.method, test.path, body)
+		}
+		if test.method == "HEAD" && body != "" {
+			t.Errorf("HEAD %s has the body %q", test.path, body)
+		}
+	}
+	if s.newest.Load() != before {
+		t.Error("a rejected request made a broadcast")
+	}
+}
+
+func TestRoutesServePagesOfAllowedOrigins(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	tests := []struct{ origin, want string }{
+		{"http://localhost:3000", "http://localhost:3000"},
+		{"http://127.0.0.1:3000", "http://127.0.0.1:3000"},
+		{"http://evil.example", ""},
+		{"http://localhost:3001", ""},
+		{"", ""},
+	}
+	for _, path := range []string{"/dashboard/stream", "/dashboard/debug",
+		"/dashboard/trigger-test", "/health"} {
+		for _, test := range tests {
+			_, head, _ := s.request(t, "GET", path, "Origin", test.origin)
+			if got := head.Get("Access-Control-Allow-Origin"); got != test.want {
+				t.Errorf("%s allows %q the origin %q, want %q", path, test.origin, got, test.want)
+			}
+			if got := head.Get("Vary"); !strings.HasPrefix(got, "Origin") {
+				t.Errorf("%s has Vary %q for %q", path, got, test.origin)
+			}
+		}
+
+		code, head, _ := s.request(t, "OPTIONS", path, "Origin", "http://localhost:3000",
+			"Access-Control-Request-Method", "GET")
+		methods := head.Get("Access-Control-Allow-Methods")
+		headers := head.Get("Access-Control-Allow-Headers")
+		if code != 204 || !strings.Contains(methods, "GET") {
+			t.Errorf("OPTIONS %s returns %d with the methods %q", path, code, methods)
+		}
+		if headers != "Authorization, Content-Type, Cache-Control, Last-Event-ID" {
+			t.Errorf("OPTIONS %s allows the headers %q", path, headers)
+		}
+	}
+}
+
+func TestPagePolicyAllowsOnlyItself(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	code, head, body := s.request(t, "GET", "/")
+	if code != 200 || body != page {
+		t.Errorf("the page returns %d and %d bytes", code, len(body))
+	}
+	for name, want := range map[string]string{
+		"Content-Type":           "text/html; charset=utf-8",
+		"X-Content-Type-Options": "nosniff",
+		"Referrer-Policy":        "no-referrer",
+	} {
+		if got := head.Get(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+
+	want := []string{"default-src 'none'", "connect-src 'self'", "base-uri 'none'",
+		"form-action 'none'", "frame-ancestors 'self'"}
+	for _, element := range []string{"script", "style"} {
+		pattern := regexp.MustCompile("(?s)<" + element + ">(.*?)</" + element + ">")
+		texts := pattern.FindAllStringSubmatch(body, -1)
+		if len(texts) != 1 {
+			t.Fatalf("the page has %d %s elements, want one without attributes", len(texts), element)
+		}
+		sum := sha256.Sum256([]byte(texts[0][1]))
+		hash := base64.StdEncoding.EncodeToString(sum[:])
+		want = append(want, element+"-src 'sha256-"+hash+"'")
+	}
+	policy := strings.Split(head.Get("Content-Security-Policy"), "; ")
+	for _, directive := range want {
+		if !slices.Contains(policy, directive) {
+			t.Errorf("the policy %q lacks %q", policy, directive)
+		}
+	}
+}
+
+func TestPageIsNamedWhereNothingIs(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	code, _, body := s.request(t, "GET", "/index.html")
+	if code != 404 || !strings.Contains(body, "the page is /,") {
+		t.Errorf("another path returns %d %q", code, body)
+	}
+}
+
+func TestPageIsSmallAndLoadsNothing(t *testing.T) {
+	t.Parallel()
+	if len(page) > 30<<10 {
+		t.Errorf("the page has %d bytes, want 30 KiB at most", len(page))
+	}
+	for _, pattern := range []string{
+		`(?i)https?://[^"' ]*`,
+		`(?i)<[^>]* (on\w+|style)=`,
+		`(?i)innerHTML|outerHTML|insertAdjacentHTML|document\.write`,
+		`(?i)(src|href|action)="/`,
+	} {
+		for _, found := range regexp.MustCompile(pattern).FindAllString(page, -1) {
+			if found != "http://www.w3.org/2000/svg" { // a name, not a place
+				t.Errorf("the page has %q", found)
+			}
+		}
+	}
+}
+
+func TestStreamHeadIsAsDocumented(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	s.waitForSnapshot(t)
-	c := s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+	c := s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n"+
+		"Accept: text/event-stream\r\n\r\n")
 	var got []byte
 	for !bytes.Contains(got, []byte("}\n\n")) {
 		got = append(got, c.read(t, 1)...)
@@ -47,169 +474,157 @@ $`)
 	}
 }
 
-func TestStreamServesOldAndNewClientsWithAnyAccept(t *testing.T) {
+func TestStreamServesOldAndNewClients(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	for _, request := range []string{
 		"GET /dashboard/stream HTTP/1.0\r\n\r\n",
 		"GET /dashboard/stream HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n",
 		"GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n",
-		"GET /dashboard/stream?a=b HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nLast-Event-ID: 7\r\n\r\n",
+		"GET /dashboard/stream?a=b HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n" +
+			"Last-Event-ID: 7\r\n\r\n",
 	} {
 		c := s.connect(t, request)
 		c.head(t)
-		if e := c.event(t); e.id == 0 || !json.Valid(e.data) {
-			t.Errorf("%q: first event is %d %s", request, e.id, e.data)
+		got := c.event(t)
+		if got.id == 0 || !json.Valid(got.data) {
+			t.Errorf("%q: the first event is %d %s", request, got.id, got.data)
 		}
 	}
 }
 
-var snapshotPattern = regexp.MustCompile(`^\{"system_status":\{"status":"(online|degraded|critical)",` +
-	`"uptime":"(less than a minute|(\d+ (day|hour|minute)s?)(, \d+ (hour|minute)s?)?)",` +
-	`"last_check":"\d\d:\d\d:\d\d","message":"[^"]+"\},` +
-	`"metrics":\{"cpu":"\d+%","memory":"\d+%","disk":"\d+%",` +
-	`"network":"(\d\.\d|\d\d+) Mbps|N/A","response_time":"\d+ms"\},` +
-	`"activities":\[\{"time":"\d\d:\d\d:\d\d","message":"Dashboard updated","level":"info",` +
-	`"css_class":"activity-info"\}.*\],"timestamp":"\d\d:\d\d:\d\d"\}$`)
-
-func TestSnapshotHasTheRailsKeysOrderAndFormats(t *testing.T) {
+func TestStreamIsRejectedWhereThereIsNoRoom(t *testing.T) {
 	t.Parallel()
-	if runtime.GOOS != "linux" {
-		t.Skip("figures are Linux's")
+	s := startServer(t, "-max-streams", "2")
+	a, b := s.stream(t), s.stream(t)
+	a.event(t)
+
+	code, head, body := s.request(t, "GET", "/dashboard/stream", "Accept", "text/event-stream",
+		"Origin", "http://localhost:3000")
+	wantBody := regexp.MustCompile(
+		`^retry: ([5-9]|[12]\d)\d{3}\n: full, 2 streams are open\n\n$`)
+	if code != 200 || head.Get("Content-Type") != "text/event-stream" || !wantBody.MatchString(body) {
+		t.Errorf("a third EventSource gets %d %v %q", code, head, body)
 	}
-	s := startServer(t)
-	if e := s.stream(t).event(t); !snapshotPattern.Match(e.data) {
-		t.Errorf("the first snapshot is\n%s", e.data)
+	if head.Get("Access-Control-Allow-Origin") != "http://localhost:3000" {
+		t.Errorf("a third EventSource may not read its answer: %v", head)
+	}
+
+	code, head, body = s.request(t, "GET", "/dashboard/stream", "Accept", "*/*")
+	wait, _ := strconv.Atoi(head.Get("Retry-After"))
+	if code != 503 || wait < 5 || wait > 30 || !oneSentence.MatchString(body) {
+		t.Errorf("a third curl gets %d, Retry-After %d, %q", code, wait, body)
+	}
+	code, _, _ = s.request(t, "GET", "/health")
+	if code != 200 {
+		t.Errorf("/health returns %d while the server is full", code)
+	}
+	if d := s.debug(t); d.Rejected != 2 || d.Open != 2 {
+		t.Errorf("%d streams were rejected and %d are open, want 2 and 2", d.Rejected, d.Open)
+	}
+
+	b.Close()
+	eventually(t, "a stream is gone", func() bool { return s.debug(t).Open == 1 })
+	s.stream(t).event(t)
+}
+
+func TestStreamsThatAreGoneMakeRoomForAll(t *testing.T) {
+	t.Parallel()
+	const most = 200
+	s := startServer(t, "-interval", "1h", "-max-streams", strconv.Itoa(most))
+	var gone []*client
+	for i := 0; i < most; i++ {
+		gone = append(gone, s.connect(t, streamRequest))
+	}
+	eventually(t, "the server is full", func() bool { return s.debug(t).Open == most })
+	for _, c := range gone {
+		c.Conn.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+
+	// Whether clients are gone must be looked for anew.
+	s.sweeper.mu.Lock()
+	s.sweeper.last = time.Time{}
+	s.sweeper.mu.Unlock()
+	var newcomers []*client
+	for i := 0; i < most; i++ {
+		newcomers = append(newcomers, s.connect(t, streamRequest))
+	}
+	for _, c := range newcomers {
+		c.head(t)
+	}
+	if got := s.debug(t).Rejected; got > 0 {
+		t.Errorf("%d streams were rejected", got)
 	}
 }
 
-func TestFirstSnapshotIsThereAfterHalfASecond(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	c := s.stream(t)
-	c.event(t)
-	if d := time.Since(s.started); d < firstDelay {
-		t.Errorf("the first snapshot came after %v: rates need two readings", d)
-	}
-}
-
-func TestSnapshotsComeEachInterval(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "100ms")
-	c := s.stream(t)
-	first := c.event(t)
-	start := time.Now()
-	for i := 0; i < 5; i++ {
-		c.event(t)
-	}
-	if last := c.event(t); last.id-first.id < 500 || time.Since(start) < 400*time.Millisecond {
-		t.Errorf("six intervals of 100ms took %d ms by id", last.id-first.id)
-	}
-}
-
-func TestIntervalZeroSendsOnlyWhenTriggered(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0")
-	c := s.stream(t)
-	first := c.event(t)
-	time.Sleep(300 * time.Millisecond)
-	now := time.Now()
-	s.tick(now) // reads the host all the same
-	s.mu.Lock()
-	got := s.figures.at
-	s.mu.Unlock()
-	if !got.Equal(now) {
-		t.Errorf("the last reading is of %v, want %v", got, now)
-	}
-	reply := s.trigger(t)
-	if e := c.event(t); e.id != reply.ID || e.id <= first.id {
-		t.Errorf("after event %d and trigger %d came event %d", first.id, reply.ID, e.id)
-	}
-}
-
-func TestTriggerReachesAllAndSaysHowMany(t *testing.T) {
+func TestTriggerReachesAllStreams(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "0")
 	var clients []*client
 	for i := 0; i < 7; i++ {
-		clients = append(clients, s.stream(t))
-		clients[i].event(t)
+		c := s.stream(t)
+		c.event(t)
+		clients = append(clients, c)
 	}
+
 	reply := s.trigger(t)
 	if reply.Streams != 7 || reply.Message != "Test broadcast sent" {
-		t.Errorf("the trigger answers %+v", reply)
+		t.Errorf("the trigger returns %+v", reply)
 	}
+	want := []string{"Dashboard updated", "Test broadcast"}
 	for _, c := range clients {
 		e := c.event(t)
-		if a := e.snapshot(t).Activities; e.id != reply.ID || a[0].Message != "Dashboard updated" ||
-			a[1].Message != "Test broadcast" || a[1].Level != "info" {
-			t.Errorf("event %d has the activities %v", e.id, a)
+		if got := e.messages(t); e.id != reply.ID || !slices.Equal(got, want) {
+			t.Errorf("event %d has the activities %q, want %d %q", e.id, got, reply.ID, want)
 		}
 	}
 }
 
-func TestTestBroadcastsInARowBecomeOne(t *testing.T) {
+func TestTriggerSendsExternalSnapshotAgain(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "0")
 	c := s.stream(t)
 	c.event(t)
-	s.add(newActivity(time.Now(), "info", "Deployed"))
-	for i := 0; i < 3; i++ {
-		s.trigger(t)
+	s.put(t, `{"n":1}`)
+	first := c.event(t)
+
+	reply := s.trigger(t)
+	if reply.Streams != 1 || reply.Message != "External snapshot sent again" {
+		t.Errorf("the trigger returns %+v", reply)
 	}
-	var e event
-	for i := 0; i < 3; i++ {
-		e = c.event(t)
+	again := c.event(t)
+	if again.id != reply.ID || again.id <= first.id || string(again.data) != `{"n":1}` {
+		t.Errorf("after event %d and trigger %d comes %d %s",
+			first.id, reply.ID, again.id, again.data)
 	}
-	got := []string{}
-	for _, a := range e.snapshot(t).Activities {
-		got = append(got, a.Message)
-	}
-	want := []string{"Dashboard updated", "Test broadcast", "Deployed"}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("activities are %q, want %q", got, want)
+
+	s.deleteSnapshot(t)
+	if got := c.event(t).messages(t); !slices.Equal(got, []string{"Dashboard updated"}) {
+		t.Errorf("after DELETE the activities are %q", got)
 	}
 }
 
-func TestActivitiesAreTheLastTenNewestFirst(t *testing.T) {
+func TestTriggerOnAnEmptyEdgeIsRejected(t *testing.T) {
 	t.Parallel()
-	s := testServer(t)
-	for i := 1; i <= 12; i++ {
-		s.add(newActivity(time.Now(), "info", strconv.Itoa(i)))
+	s := startServer(t, "-edge")
+	code, _, body := s.request(t, "GET", "/dashboard/trigger-test")
+	if code != 409 || !oneSentence.MatchString(body) {
+		t.Errorf("the trigger returns %d %q, want 409", code, body)
 	}
-	got := event{data: []byte(formatSnapshot(figures{}, s.feed, time.Now()))}.snapshot(t).Activities
-	if len(got) != 11 || got[0].Message != "Dashboard updated" || got[1].Message != "12" ||
-		got[10].Message != "3" {
-		t.Errorf("activities are %v", got)
-	}
-}
 
-func TestTriggerFloodCostsAtMostTwentyBroadcastsASecond(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0")
-	c := s.stream(t)
-	c.event(t)
-	last := make([]int64, 100)
-	s.flood(t, len(last), func(g int) {
-		for i := 0; i < 100; i++ {
-			last[g] = s.trigger(t).ID
-		}
-	}, func() {})
-	state := s.debug(t)
-	for e := c.event(t); e.id != state.NewestID; e = c.event(t) {
-	}
-	for _, id := range last {
-		if id > state.NewestID {
-			t.Errorf("trigger %d was answered but its broadcast never came", id)
-		}
+	s.put(t, `{"n":1}`)
+	if reply := s.trigger(t); reply.Message != "External snapshot sent again" {
+		t.Errorf("after a PUT the trigger returns %+v", reply)
 	}
 }
 
 func TestHealthSaysOK(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	if code, _, body := s.request(t, "GET", "/health"); code != 200 || body != "OK" {
-		t.Errorf("/health answers %d %q", code, body)
+	code, _, body := s.request(t, "GET", "/health")
+	if code != 200 || body != "OK" {
+		t.Errorf("/health returns %d %q", code, body)
 	}
 }
 
@@ -223,589 +638,740 @@ func TestDebugShowsTheState(t *testing.T) {
 	gone := s.stream(t)
 	gone.event(t)
 	gone.Close()
-	eventually(t, "the closed stream is counted", func() bool { return s.debug(t).Closed["client"] == 1 })
+	eventually(t, "a stream is closed", func() bool { return s.debug(t).Closed["client"] == 1 })
+
 	d := s.debug(t)
-	if d.Version != "dev" || d.Open != 1 || d.Allowed != s.maxStreams || d.Opened != 2 ||
-		d.Settings["heartbeat"] != "7s" || d.Events < 2 || d.Bytes < uint64(2*len(first.data)) ||
-		d.NewestID < first.id || d.Goroutines < 5 || d.Heap == 0 || d.Memory < d.Heap {
-		t.Errorf("the state is %+v", d)
+	if d.Version != version || !d.Started.Equal(s.started) || d.Settings["heartbeat"] != "7s" {
+		t.Errorf("the version is %q, the start %v, the settings %v",
+			d.Version, d.Started, d.Settings)
 	}
-	if len(d.Streams) != 1 || d.Streams[0].Remote != c.LocalAddr().String() ||
-		d.Streams[0].UserAgent != strings.Repeat("u", maxUserAgent) || d.Streams[0].Events < 1 ||
-		d.Streams[0].Encoding != "identity" || time.Since(d.Streams[0].Since) > time.Minute {
-		t.Errorf("the streams are %+v", d.Streams)
+	if d.Settings["addr"] != s.addr {
+		t.Errorf("the address is %q, want that in use, %q", d.Settings["addr"], s.addr)
+	}
+	if d.Open != 1 || d.Allowed != s.config.maxStreams || d.Opened != 2 || d.Rejected != 0 {
+		t.Errorf("the streams are %d open, %d allowed, %d opened, %d rejected",
+			d.Open, d.Allowed, d.Opened, d.Rejected)
+	}
+	if d.Events < 2 || d.Bytes < uint64(2*len(first.data)) || d.LastID < first.id {
+		t.Errorf("%d events, %d bytes, last id %d", d.Events, d.Bytes, d.LastID)
+	}
+	if d.Goroutines < 5 || d.Heap == 0 || d.Memory < d.Heap {
+		t.Errorf("%d goroutines, %d of heap, %d of memory", d.Goroutines, d.Heap, d.Memory)
+	}
+
+	if len(d.Streams) != 1 {
+		t.Fatalf("the streams are %+v", d.Streams)
+	}
+	stream := d.Streams[0]
+	if stream.Stream != 1 || stream.Remote != c.LocalAddr().String() ||
+		stream.UserAgent != strings.Repeat("u", 128) {
+		t.Errorf("the stream is %+v", stream)
+	}
+	if stream.Events < 1 || stream.Encoding != "identity" || stream.Lagging != 0 ||
+		time.Since(stream.Since) > time.Minute {
+		t.Errorf("the stream is %+v", stream)
 	}
 }
 
 func TestDebugListsTheNewestHundredStreams(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
-	for i := 0; i < maxListed+5; i++ {
-		s.stream(t)
+	for i := 0; i < 105; i++ {
+		s.reserved(t)
 	}
 	d := s.debug(t)
-	if d.Open != maxListed+5 || len(d.Streams) != maxListed || d.Streams[0].Stream != maxListed+5 {
-		t.Errorf("%d streams, %d listed, the first is %d", d.Open, len(d.Streams), d.Streams[0].Stream)
+	if d.Open != 105 || len(d.Streams) != 100 || d.Streams[0].Stream != 105 {
+		t.Errorf("%d streams, %d listed, the first is %d",
+			d.Open, len(d.Streams), d.Streams[0].Stream)
 	}
 }
 
-func TestEachEndpointTakesItsMethodsOnly(t *testing.T) {
+// oddStatuses are statuses of external snapshots, as they stand in /metrics.
+var oddStatuses = []struct{ snapshot, status, label string }{
+	{`{"system_status":{"status":"stale","message":"x"}}`, "stale", "stale"},
+	{`{"system_status":{"status":"a\"b\\c\nd é"}}`, "a\"b\\c\nd é", `a\"b\\c\nd é`},
+	{`{"system_status":{"status":"` + strings.Repeat("ä", 300) + `"}}`,
+		strings.Repeat("ä", 300), strings.Repeat("ä", 100)},
+	{`{"system_status":{"status":7}}`, "", ""},
+	{`{"n":1}`, "", ""},
+}
+
+func TestDebugShowsSourceStatusAndAge(t *testing.T) {
 	t.Parallel()
-	s := startServer(t)
-	for _, c := range []struct {
-		method, path string
-		code         int
-		allow        string
+	s := startServer(t, "-interval", "1h")
+	s.waitForSnapshot(t)
+	check := func(source, status string) {
+		t.Helper()
+		d := s.debug(t)
+		if d.Source != source || d.Status != status {
+			t.Errorf("the source is %q, the status %q, want %q, %q",
+				d.Source, d.Status, source, status)
+		}
+		if d.SnapshotAge == nil || *d.SnapshotAge < 0 || *d.SnapshotAge > 60 {
+			t.Errorf("the age is %v", d.SnapshotAge)
+		}
+	}
+
+	check("host", s.board.latest().status)
+	for _, test := range oddStatuses {
+		s.put(t, test.snapshot)
+		check("external", test.status)
+	}
+	s.deleteSnapshot(t)
+	check("host", s.board.latest().status)
+
+	edge := startServer(t, "-edge")
+	d := edge.debug(t)
+	if d.Source != "none" || d.Status != "" || d.SnapshotAge != nil {
+		t.Errorf("on an edge the source is %q, the status %q, the age %v",
+			d.Source, d.Status, d.SnapshotAge)
+	}
+}
+
+func TestMetricsCountWhatHappened(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "100ms", "-max-streams", "2")
+	c := s.stream(t)
+	c.event(t)
+	gone := s.stream(t)
+	gone.event(t)
+	s.request(t, "GET", "/dashboard/stream") // one too many
+	gone.Close()
+	eventually(t, "a stream is closed", func() bool { return s.debug(t).Closed["client"] == 1 })
+	s.trigger(t)
+	c.event(t)
+
+	before := float64(s.debug(t).Broadcasts)
+	m := s.metrics(t)
+	after := float64(s.debug(t).Broadcasts)
+	if got := m["sse_broadcasts_total"]; got < before || got > after {
+		t.Errorf("sse_broadcasts_total is %v, want %v to %v", got, before, after)
+	}
+	for name, want := range map[string]float64{
+		"sse_streams_open":                                                    1,
+		"sse_streams_opened_total":                                            2,
+		"sse_streams_rejected_total":                                          1,
+		`sse_streams_closed_total{reason="client"}`:                           1,
+		`sse_streams_closed_total{reason="stalled"}`:                          0,
+		`sse_streams_closed_total{reason="shutdown"}`:                         0,
+		`sse_streams_closed_total{reason="error"}`:                            0,
+		"sse_events_skipped_total":                                            0,
+		`sse_status{status="` + s.debug(t).Status + `"}`:                      1,
+		`sse_build_info{version="dev",goversion="` + runtime.Version() + `"}`: 1,
+	} {
+		got, ok := m[name]
+		if !ok || got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	for _, name := range []string{"sse_events_sent_total", "sse_bytes_sent_total",
+		"sse_broadcast_seconds_total", "sse_snapshot_age_seconds"} {
+		if m[name] <= 0 {
+			t.Errorf("%s is %v", name, m[name])
+		}
+	}
+	for name := range m {
+		if !strings.HasPrefix(name, "sse_") {
+			t.Errorf("%s is not about the server", name)
+		}
+	}
+}
+
+func TestMetricsOfTheHost(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("the metrics are those of Linux")
+	}
+	s := startServer(t, "-edge") // shows them here only
+	eventually(t, "the host is read", func() bool { return s.metrics(t)["sse_host_memory_ratio"] > 0 })
+	m := s.metrics(t)
+	for _, name := range []string{"sse_host_cpu_ratio", "sse_host_memory_ratio",
+		"sse_host_disk_ratio"} {
+		got, ok := m[name]
+		if !ok || got < 0 || got > 1 {
+			t.Errorf("%s is %v", name, got)
+		}
+	}
+	if got := m["sse_probe_duration_seconds"]; got <= 0 {
+		t.Errorf("sse_probe_duration_seconds is %v", got)
+	}
+	for name := range m {
+		if name == "sse_snapshot_age_seconds" || strings.HasPrefix(name, "sse_status") {
+			t.Errorf("on an edge without a snapshot there is %s", name)
+		}
+	}
+}
+
+func TestMetricsLeaveOutWhatIsNotMeasured(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	hostMetrics := func() (names []string) {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/metrics", nil))
+		return regexp.MustCompile(`(?m)^(sse_host|sse_probe|sse_snapshot)_[a-z_]+`).
+			FindAllString(w.Body.String(), -1)
+	}
+
+	if got := hostMetrics(); len(got) > 0 {
+		t.Errorf("before the first reading there are %q", got)
+	}
+	s.board.update(metrics{time: time.Now(), cpu: math.NaN(), memory: 50, disk: math.NaN(),
+		network: math.NaN(), responseTime: math.NaN()}, nil)
+	want := []string{"sse_host_memory_ratio"}
+	if got := hostMetrics(); !slices.Equal(got, want) {
+		t.Errorf("there are %q, want %q", got, want)
+	}
+}
+
+func TestMetricsHaveTheStatusOfExternals(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	for _, test := range oddStatuses {
+		s.put(t, test.snapshot)
+		_, _, text := s.request(t, "GET", "/metrics")
+		got := regexp.MustCompile(`(?m)^sse_status.*$`).FindAllString(text, -1)
+		var want []string
+		if test.label != "" {
+			want = []string{`sse_status{status="` + test.label + `"} 1`}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%.80s becomes %q, want %q", test.snapshot, got, want)
+		}
+		if !strings.Contains(text, "\nsse_snapshot_age_seconds ") {
+			t.Errorf("%.80s has no age", test.snapshot)
+		}
+	}
+}
+
+func TestConfigFlagsWinOverVariables(t *testing.T) {
+	t.Parallel()
+	getenv := env("SSE_INTERVAL=5s", "SSE_HEARTBEAT=9s", "SSE_PROBE=", "SSE_LOG_LEVEL=warn",
+		"SSE_EDGE=true", "SSE_TOKEN= secret\n")
+	args := []string{"-interval", "3s", "-origins", "https://a.example, http://b:1"}
+	cfg, err := parseConfig(args, getenv, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	tests := []struct {
+		name      string
+		got, want any
 	}{
-		{"POST", "/dashboard/stream", 405, "GET"},
-		{"HEAD", "/dashboard/stream", 405, "GET"},
-		{"OPTIONS", "/dashboard/stream", 405, "GET"},
-		{"POST", "/dashboard/trigger-test", 405, "GET"},
-		{"HEAD", "/dashboard/trigger-test", 405, "GET"},
-		{"DELETE", "/dashboard/debug", 405, "GET, HEAD"},
-		{"PUT", "/health", 405, "GET, HEAD"},
-		{"HEAD", "/dashboard/debug", 200, ""},
-		{"HEAD", "/health", 200, ""},
-		{"GET", "/dashboard/stream/", 404, ""},
-		{"GET", "/nothing", 404, ""},
-		{"POST", "/nothing", 404, ""},
-	} {
-		code, head, body := s.request(t, c.method, c.path)
-		if code != c.code || head.Get("Allow") != c.allow {
-			t.Errorf("%s %s answers %d, Allow %q", c.method, c.path, code, head.Get("Allow"))
-		}
-		if code >= 400 && c.method != "HEAD" && !oneSentence.MatchString(body) {
-			t.Errorf("%s %s answers %q, which is not one sentence", c.method, c.path, body)
-		}
+		{"addr", cfg.addr, ":3001"},
+		{"interval", cfg.interval, 3 * time.Second},
+		{"heartbeat", cfg.heartbeat, 9 * time.Second},
+		{"probe", cfg.probe, ""},
+		{"disk", cfg.disk, "/"},
+		{"origins", cfg.origins, []string{"https://a.example", "http://b:1"}},
+		{"edge", cfg.edge, true},
+		{"token", cfg.token, "secret"},
+		{"log-format", cfg.logFormat, "text"},
+		{"log-level", cfg.logLevel, slog.LevelWarn},
 	}
-	if n := s.debug(t).Broadcasts; n > 3 {
-		t.Errorf("refused triggers made broadcasts: %d", n)
+	for _, test := range tests {
+		if !reflect.DeepEqual(test.got, test.want) {
+			t.Errorf("%s is %v, want %v", test.name, test.got, test.want)
+		}
 	}
 }
 
-var oneSentence = regexp.MustCompile(`^[A-Z][^\n]*\.\n$`)
-
-func TestPagesOfAllowedOriginsMayUseTheServer(t *testing.T) {
+func TestConfigErrorsAreOneLine(t *testing.T) {
 	t.Parallel()
-	s := startServer(t)
-	for _, path := range []string{"/dashboard/stream", "/dashboard/debug",
-		"/dashboard/trigger-test", "/health"} {
-		for origin, want := range map[string]string{
-			"http://localhost:3000": "http://localhost:3000",
-			"http://127.0.0.1:3000": "http://127.0.0.1:3000",
-			"http://evil.example":   "",
-			"http://localhost:3001": "",
-			"":                      "",
-		} {
-			_, head, _ := s.request(t, "GET", path, "Origin", origin)
-			if got := head.Get("Access-Control-Allow-Origin"); got != want {
-				t.Errorf("%s from %q allows origin %q", path, origin, got)
-			}
-			if !strings.HasPrefix(head.Get("Vary"), "Origin") {
-				t.Errorf("%s from %q has Vary %q", path, origin, head.Get("Vary"))
-			}
-		}
-		code, head, _ := s.request(t, "OPTIONS", path, "Origin", "http://localhost:3000",
-			"Access-Control-Request-Method", "GET")
-		if code != 204 || !strings.Contains(head.Get("Access-Control-Allow-Methods"), "GET") ||
-			head.Get("Access-Control-Allow-Headers") !=
-				"Authorization, Content-Type, Cache-Control, Last-Event-ID" {
-			t.Errorf("OPTIONS %s answers %d %v", path, code, head)
-		}
+	tests := []struct {
+		args string
+		env  []string
+		want []string
+	}{
+		{"-interval 10ms", nil, []string{"-interval 10ms", "50ms"}},
+		{"-interval -1s", nil, []string{"-interval -1s", "0 is allowed"}},
+		{"-interval 2", nil, []string{"-interval"}},
+		{"-heartbeat 0", nil, []string{"-heartbeat 0s", "200ms"}},
+		{"-addr 3001", nil, []string{`-addr "3001"`}},
+		{"-addr :http:", nil, []string{`-addr ":http:"`}},
+		{"-addr :70000", nil, []string{`-addr ":70000"`}},
+		{"-probe localhost:3000", nil, []string{`-probe "localhost:3000"`}},
+		{"-probe ftp://x/", nil, []string{`-probe "ftp://x/"`}},
+		{"-disk=", nil, []string{"-disk"}},
+		{"-disk /nope", nil, []string{`-disk "/nope"`, "no such file"}},
+		{"-origins http://a/b", nil, []string{"-origins", "https://example.com:8080"}},
+		{"-origins https://A.example/", nil, []string{"-origins"}},
+		{"-origins *", nil, []string{"-origins"}},
+		{"-max-streams -1", nil, []string{"-max-streams -1"}},
+		{"-max-streams 0", nil, []string{"-max-streams 0"}},
+		{"-max-streams 99999999", nil,
+			[]string{"-max-streams 99999999", strconv.Itoa(openFilesLimit()), "ulimit -n"}},
+		{"-max-streams many", nil, []string{"-max-streams"}},
+		{"-log-format xml", nil, []string{`-log-format "xml"`, "text", "json"}},
+		{"-log-level verbose", nil, []string{`-log-level "verbose"`, "debug, info, warn"}},
+		{"-nonsense", nil, []string{"-nonsense", "-h"}},
+		{"stray", nil, []string{`"stray"`, "-h"}},
+		{"", []string{"SSE_INTERVAL=soon"}, []string{"SSE_INTERVAL", `"soon"`}},
+		{"", []string{"SSE_MAX_STREAMS=x"}, []string{"SSE_MAX_STREAMS"}},
+		{"", []string{"SSE_HEARTBEAT=1ms"}, []string{"-heartbeat 1ms"}},
+		{"", []string{"SSE_TOKEN=  "}, []string{"SSE_TOKEN is blank"}},
+		{"-token-file x", []string{"SSE_TOKEN=y"}, []string{"SSE_TOKEN", "-token-file", "both"}},
+		{"", []string{"SSE_TOKEN=y", "SSE_TOKEN_FILE=x"}, []string{"SSE_TOKEN", "both"}},
+		{"-token-file /nope", nil, []string{"-token-file", "no such file"}},
 	}
-}
-
-func TestFullServerSendsBrowsersAwayAndOthersA503(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-max-streams", "2")
-	a, b := s.stream(t), s.stream(t)
-	a.event(t)
-	code, head, body := s.request(t, "GET", "/dashboard/stream", "Accept", "text/event-stream",
-		"Origin", "http://localhost:3000")
-	if code != 200 || head.Get("Content-Type") != "text/event-stream" ||
-		head.Get("Access-Control-Allow-Origin") == "" ||
-		!regexp.MustCompile(`^retry: ([5-9]|[12]\d)\d{3}\n: full, 2 streams are open\n\n$`).MatchString(body) {
-		t.Errorf("a third EventSource gets %d %v %q", code, head, body)
-	}
-	code, head, body = s.request(t, "GET", "/dashboard/stream", "Accept", "*/*")
-	if wait, _ := strconv.Atoi(head.Get("Retry-After")); code != 503 || wait < 5 || wait > 30 ||
-		!oneSentence.MatchString(body) {
-		t.Errorf("a third curl gets %d, Retry-After %q, %q", code, head.Get("Retry-After"), body)
-	}
-	if code, _, _ := s.request(t, "GET", "/health"); code != 200 {
-		t.Errorf("/health answers %d when the server is full", code)
-	}
-	if d := s.debug(t); d.Refused != 2 || d.Open != 2 {
-		t.Errorf("refused %d, open %d", d.Refused, d.Open)
-	}
-	b.Close()
-	time.Sleep(2 * retryEvery) // the last look whether a client is gone must not be too fresh
-	s.stream(t).event(t)
-}
-
-func TestRoomOfStreamsThatAreGoneIsForAllWhoComeAtOnce(t *testing.T) {
-	const most = 2000
-	var l syscall.Rlimit
-	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l)
-	if l.Cur < 3*most {
-		t.Skipf("%d descriptors are too few", l.Cur)
-	}
-	s := startServer(t, "-interval", "1h", "-max-streams", strconv.Itoa(most))
-	s.waitForSnapshot(t)
-	gone := make([]*client, most)
-	for i := range gone {
-		gone[i] = s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	}
-	eventually(t, "the server is full", func() bool { return s.debug(t).Open == most })
-	for _, c := range gone {
-		c.Conn.(*net.TCPConn).SetLinger(0)
-		c.Close()
-	}
-	time.Sleep(2 * retryEvery) // the last look whether a client is gone must not be too fresh
-	var wg sync.WaitGroup
-	for i := 0; i < 300; i++ {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n").line(t)
-		}()
-	}
-	wg.Wait()
-	if n := s.debug(t).Refused; n > 0 {
-		t.Errorf("%d were refused", n)
-	}
-}
-
-func TestHeadersOver16KiBAreRefused(t *testing.T) {
-	t.Parallel()
-	s := startServer(t)
-	for size, want := range map[int]int{15 << 10: 200, 17 << 10: 431} {
-		code, _, _ := s.request(t, "GET", "/health", "X-Long", strings.Repeat("x", size))
-		if code != want {
-			t.Errorf("a header of %d bytes is answered with %d, want %d", size, code, want)
-		}
-	}
-}
-
-func TestHalfARequestIsGivenUpAndHoldsNothingUp(t *testing.T) {
-	t.Parallel()
-	if testing.Short() {
-		t.Skip("takes five seconds")
-	}
-	s := startServer(t)
-	c := s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\nX-")
-	s.stream(t).event(t)
-	c.SetReadDeadline(time.Now().Add(4 * headerTimeout))
-	start := time.Now()
-	io.ReadAll(c)
-	if d := time.Since(start); d < headerTimeout/2 || d > 3*headerTimeout {
-		t.Errorf("half a request was given up after %v", d)
-	}
-}
-
-func TestSettingsThatMakeNoSenseAreRefusedInOneLine(t *testing.T) {
-	for _, c := range []struct{ args, env, want string }{
-		{"-interval 10ms", "", "-interval 10ms"},
-		{"-interval -1s", "", "-interval -1s"},
-		{"-interval 2", "", "-interval"},
-		{"-heartbeat 0", "", "-heartbeat 0s"},
-		{"-addr 3001", "", `-addr "3001"`},
-		{"-addr :http:", "", `-addr ":http:"`},
-		{"-addr :70000", "", `-addr ":70000"`},
-		{"-probe localhost:3000", "", `-probe "localhost:3000"`},
-		{"-probe ftp://x/", "", `-probe "ftp://x/"`},
-		{"-disk=", "", "-disk"},
-		{"-origins http://a/b", "", "-origins"},
-		{"-origins *", "", "-origins"},
-		{"-max-streams -1", "", "-max-streams -1"},
-		{"-max-streams 99999999", "", "ulimit -n"},
-		{"-max-streams many", "", "-max-streams"},
-		{"-log-format xml", "", `-log-format "xml"`},
-		{"-log-level loud", "", "-log-level"},
-		{"-nonsense", "", "-nonsense"},
-		{"stray", "", `"stray"`},
-		{"", "SSE_INTERVAL=soon", "SSE_INTERVAL"},
-		{"", "SSE_MAX_STREAMS=x", "SSE_MAX_STREAMS"},
-		{"", "SSE_HEARTBEAT=1ms", "-heartbeat 1ms"},
-	} {
-		_, err := parseSettings(strings.Fields(c.args), env(c.env))
-		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%q %q: error is %v, want one line with %q", c.args, c.env, err, c.want)
-		}
-	}
-}
-
-func TestFlagsWinOverVariables(t *testing.T) {
-	s, err := parseSettings([]string{"-interval", "3s", "-origins", "https://A.example/ ,http://b:1"},
-		env("SSE_INTERVAL=5s", "SSE_HEARTBEAT=9s", "SSE_PROBE=", "SSE_LOG_LEVEL=warn"))
-	if err == nil {
-		t.Fatal("an upper-case origin with a slash is no origin")
-	}
-	s, err = parseSettings([]string{"-interval", "3s", "-origins", "https://a.example, http://b:1"},
-		env("SSE_INTERVAL=5s", "SSE_HEARTBEAT=9s", "SSE_PROBE=", "SSE_LOG_LEVEL=warn"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.interval != 3*time.Second || s.heartbeat != 9*time.Second || s.probe != "" ||
-		s.logLevel != slog.LevelWarn || s.addr != ":3001" || s.disk != "/" ||
-		!reflect.DeepEqual(s.origins, []string{"https://a.example", "http://b:1"}) {
-		t.Errorf("settings are %+v", s)
-	}
-}
-
-func TestDefaultMaxStreamsLeavesDescriptors(t *testing.T) {
-	var l syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
-		t.Fatal(err)
-	}
-	limit := int(l.Cur)
-	s, err := parseSettings(nil, env())
-	if want := limit - max(limit/20, 64); err != nil || s.maxStreams != want {
-		t.Errorf("with %d descriptors -max-streams is %d, want %d (%v)", limit, s.maxStreams, want, err)
-	}
-}
-
-func TestShutdownAnswersTheTriggerThatWaits(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0")
-	s.waitForSnapshot(t)
-	s.trigger(t) // the next one waits for 50 ms
-	codes := make(chan int, 1)
-	go func() {
-		code, _, _ := s.request(t, "GET", "/dashboard/trigger-test")
-		codes <- code
-	}()
-	time.Sleep(minInterval / 5)
-	s.stop()
-	if code := <-codes; code != 200 {
-		t.Errorf("the trigger was answered with %d", code)
-	}
-}
-
-func TestLogBeyondItsBoundIsDroppedAndCounted(t *testing.T) {
-	r, out := io.Pipe() // writes wait for a reader
-	w := newLogWriter(out)
-	for i := 0; i < maxLog+10; i++ {
-		fmt.Fprintf(w, "line %d\n", i)
-	}
-	got, dropped := 0, 0
-	lines := bufio.NewScanner(r)
-	for got+dropped < maxLog+10 && lines.Scan() {
-		if lines.Text() == fmt.Sprint("line ", got) {
-			got++
-		} else if _, err := fmt.Sscanf(lines.Text(), "%d log lines were dropped:", &dropped); err != nil {
-			t.Fatalf("%q after %d lines", lines.Text(), got)
-		}
-	}
-	if dropped == 0 || got < maxLog {
-		t.Errorf("%d lines, %d dropped", got, dropped)
-	}
-}
-
-// Below is the harness: servers in this process, and a client on a bare socket.
-
-// A server runs in this process on a free port.
-type server struct {
-	*SSEServer
-	addr string
-	stop func() // and wait until it has ended
-}
-
-// testServer is a server that does not run.
-func testServer(t testing.TB, args ...string) *SSEServer {
-	t.Helper()
-	set, err := parseSettings(append([]string{"-addr", "127.0.0.1:0"}, args...), env())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", set.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	return newSSEServer(set, l, slog.New(slog.NewTextHandler(io.Discard, nil)))
-}
-
-func startServer(t testing.TB, args ...string) *server {
-	t.Helper()
-	s := &server{SSEServer: testServer(t, args...)}
-	s.addr = s.listener.Addr().String()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.serve(ctx) }()
-	var once sync.Once
-	s.stop = func() {
-		once.Do(func() {
-			cancel()
-			select {
-			case err := <-ended:
-				if err != nil {
-					t.Errorf("the server ended with %v", err)
-				}
-			case <-time.After(5 * time.Second):
-				t.Error("the server did not end")
-			}
-		})
-	}
-	t.Cleanup(s.stop)
-	return s
-}
-
-func (s *server) waitForSnapshot(t testing.TB) {
-	t.Helper()
-	eventually(t, "there is a snapshot", func() bool { return s.newest.Load() != nil })
-}
-
-func (s *server) connect(t testing.TB, request string) *client {
-	t.Helper()
-	return dial(t, s.addr, request)
-}
-
-// stream opens a stream and reads its head.
-func (s *server) stream(t testing.TB) *client {
-	t.Helper()
-	c := s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-	c.head(t)
-	return c
-}
-
-// request gives the status, the header and, but for a stream, the body.
-func (s *server) request(t testing.TB, method, path string, header ...string) (int, http.Header, string) {
-	t.Helper()
-	return s.send(t, method, path, "", header...)
-}
-
-// send is request with a body.
-func (s *server) send(t testing.TB, method, path, body string, header ...string) (int, http.Header, string) {
-	t.Helper()
-	req, err := http.NewRequest(method, "http://"+s.addr+path, strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i+1 < len(header); i += 2 {
-		if header[i] == "Host" {
-			req.Host = header[i+1]
-		} else if header[i+1] == "empty" { // the line is there
-			req.Header.Set(header[i], "")
-		} else if header[i+1] != "" {
-			req.Header.Set(header[i], header[i+1])
-		}
-	}
-	tr := &http.Transport{DisableKeepAlives: true}
-	resp, err := tr.RoundTrip(req)
-	if err != nil {
-		t.Error(err)
-		return 0, http.Header{}, ""
-	}
-	defer resp.Body.Close()
-	if resp.Header.Get("X-Accel-Buffering") != "" {
-		return resp.StatusCode, resp.Header, ""
-	}
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Error(err)
-	}
-	return resp.StatusCode, resp.Header, string(answer)
-}
-
-// flood calls each for 0 to n-1 at the same time and then last, which must make at most twenty
-// broadcasts a second.
-func (s *server) flood(t testing.TB, n int, each func(i int), last func()) {
-	t.Helper()
-	start, before := time.Now(), s.debug(t).Broadcasts
-	var wg sync.WaitGroup
-	for i := 0; i < n; i++ {
-		wg.Add(1)
-		go func(i int) {
-			defer wg.Done()
-			each(i)
-		}(i)
-	}
-	wg.Wait()
-	last()
-	most := int(time.Since(start)/minInterval) + 1
-	if got := s.debug(t).Broadcasts - before; got > most || got < 2 {
-		t.Errorf("a flood of %v cost %d broadcasts, at most %d are allowed", time.Since(start), got, most)
-	}
-}
-
-type triggerReply struct {
-	Message string
-	ID      int64
-	Streams int
-}
-
-func (s *server) trigger(t testing.TB) (reply triggerReply) {
-	t.Helper()
-	code, head, body := s.request(t, "GET", "/dashboard/trigger-test")
-	if err := json.Unmarshal([]byte(body), &reply); code != 200 || err != nil ||
-		head.Get("Content-Type") != "application/json" {
-		t.Errorf("the trigger answers %d %q", code, body)
-	}
-	return reply
-}
-
-type debugState struct {
-	Version    string
-	Settings   map[string]string
-	Open       int    `json:"streams_open"`
-	Allowed    int    `json:"streams_allowed"`
-	Opened     int    `json:"streams_opened"`
-	Refused    int    `json:"streams_refused"`
-	Events     int    `json:"events_sent"`
-	Skipped    int    `json:"events_skipped"`
-	Bytes      uint64 `json:"bytes_sent"`
-	Closed     map[string]int
-	Broadcasts int
-	NewestID   int64 `json:"newest_id"`
-	Goroutines int
-	Heap       uint64 `json:"heap_bytes"`
-	Memory     uint64 `json:"memory_bytes"`
-	Streams    []struct {
-		Stream    int
-		Remote    string
-		UserAgent string `json:"user_agent"`
-		Since     time.Time
-		Events    int
-		Skipped   int
-		Bytes     uint64
-		Encoding  string
-		Behind    float64 `json:"seconds_behind"`
-	}
-}
-
-func (s *server) debug(t testing.TB) (d debugState) {
-	t.Helper()
-	_, _, body := s.request(t, "GET", "/dashboard/debug")
-	if err := json.Unmarshal([]byte(body), &d); err != nil {
-		t.Fatalf("/dashboard/debug: %v in %s", err, body)
-	}
-	return d
-}
-
-// A client reads a stream from a bare socket.
-type client struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-type event struct {
-	id   int64
-	data []byte
-}
-
-func dial(t testing.TB, addr, request string) *client {
-	t.Helper()
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	if _, err := io.WriteString(c, request); err != nil {
-		t.Fatal(err)
-	}
-	return &client{c, bufio.NewReader(c)}
-}
-
-// read reads n bytes; it waits for them for ten seconds.
-func (c *client) read(t testing.TB, n int) []byte {
-	t.Helper()
-	b := make([]byte, n)
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if _, err := io.ReadFull(c.r, b); err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func (c *client) line(t testing.TB) string {
-	t.Helper()
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
-	line, err := c.r.ReadString('\n')
-	if err != nil {
-		t.Fatalf("after %q: %v", line, err)
-	}
-	return line
-}
-
-// head reads up to the line with retry.
-func (c *client) head(t testing.TB) {
-	t.Helper()
-	if line := c.line(t); line != "HTTP/1.1 200 OK\r\n" {
-		t.Fatalf("the stream begins with %q", line)
-	}
-	for c.line(t) != "\r\n" {
-	}
-	if line := c.line(t); !strings.HasPrefix(line, "retry: ") {
-		t.Fatalf("after the head comes %q", line)
-	}
-}
-
-// event reads the next event, and fails on anything that is neither an event nor a heartbeat.
-func (c *client) event(t testing.TB) (e event) {
-	t.Helper()
-	for {
-		line := c.line(t)
-		if line == ": heartbeat\n" {
-			if blank := c.line(t); blank != "\n" {
-				t.Fatalf("after a heartbeat comes %q", blank)
-			}
+	for _, test := range tests {
+		_, err := parseConfig(strings.Fields(test.args), env(test.env...), io.Discard)
+		if err == nil {
+			t.Errorf("%q %q is no error", test.args, test.env)
 			continue
 		}
-		data := c.line(t)
-		if _, err := fmt.Sscanf(line, "id: %d\n", &e.id); err != nil ||
-			!strings.HasPrefix(data, "data: ") || c.line(t) != "\n" {
-			t.Fatalf("this is no event: %q %q", line, data)
-		}
-		e.data = []byte(strings.TrimSuffix(data[6:], "\n"))
-		return e
-	}
-}
-
-// A snapshot is what an event's data says.
-type snapshot struct {
-	SystemStatus struct {
-		Status    string
-		Uptime    string
-		LastCheck string `json:"last_check"`
-		Message   string
-	} `json:"system_status"`
-	Metrics    metrics
-	Activities []activity
-	Timestamp  string
-}
-
-type metrics struct {
-	CPU, Memory, Disk, Network string
-	ResponseTime               string `json:"response_time"`
-}
-
-func (e event) snapshot(t testing.TB) (s snapshot) {
-	t.Helper()
-	if err := json.Unmarshal(e.data, &s); err != nil {
-		t.Fatalf("%v in %s", err, e.data)
-	}
-	return s
-}
-
-func env(vars ...string) func(string) string {
-	return func(name string) string {
-		for _, v := range vars {
-			if n, value, _ := strings.Cut(v, "="); n == name {
-				return value
+		got := err.Error()
+		for _, want := range test.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%q %q: the error is %q, want %q in it", test.args, test.env, got, want)
 			}
 		}
-		return ""
+		if strings.Contains(got, "\n") || strings.Contains(got, "slog") || len(got) > 120 {
+			t.Errorf("%q %q: the error is %q", test.args, test.env, got)
+		}
 	}
 }
 
-// eventually fails if ok does not become true within ten seconds.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
+func TestConfigHidesThePasswordOfTheProbe(t *testing.T) {
+	t.Parallel()
+	for _, probe := range []string{
+		"ftp://user:secret@host/",
+		"http://user:secret@host:port/",
+		"http://user:secret@host/\x7f",
+		"//user:secret@host/",
+		"user:secret@host/",
+		"http:user:secret@host/",
+		"http:/user:secret@host/",
+	} {
+		_, err := parseConfig([]string{"-probe", probe}, env(), io.Discard)
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("the error of %q is %v", probe, err)
 		}
 	}
-	t.Fatalf("it never came true that %s", what)
+
+	cfg := testConfig(t, "-probe", "http://user:secret@host/?a=b@c")
+	s := testServerOf(t, cfg)
+	if s.sampler.probeURL != "http://user:secret@host/?a=b@c" {
+		t.Errorf("the URL of the probe is %q", s.sampler.probeURL)
+	}
+	shown := fmt.Sprint(s.config.settings, s.config.changed)
+	if strings.Contains(shown, "secret") || !strings.Contains(shown, "@host/?a=b@c") {
+		t.Errorf("the settings are shown as %s", shown)
+	}
+}
+
+func TestConfigHelpNamesEachVariable(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	_, err := parseConfig([]string{"-h"}, env(), &out)
+	if err != flag.ErrHelp {
+		t.Errorf("the error is %v", err)
+	}
+	settings := testConfig(t).settings
+	for name := range settings {
+		variable := "SSE_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+		if !strings.Contains(out.String(), " -"+name) || !strings.Contains(out.String(), variable) {
+			t.Errorf("the help lacks -%s or %s:\n%s", name, variable, out.String())
+		}
+	}
+	if len(settings) != 11 {
+		t.Errorf("there are %d settings: %v", len(settings), settings)
+	}
+}
+
+func TestConfigVersionIsPrinted(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	_, err := parseConfig([]string{"-version"}, env("SSE_VERSION=3"), &out)
+	if err != flag.ErrHelp || out.String() != "sse-server "+version+"\n" {
+		t.Errorf("-version prints %q, the error is %v", out.String(), err)
+	}
+}
+
+func TestConfigDefaultStreamsLeaveDescriptors(t *testing.T) {
+	t.Parallel()
+	var limit syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := int(min(uint64(limit.Cur), 1<<20))
+	want := files - max(files/20, 64)
+	if got := testConfig(t).maxStreams; got != want {
+		t.Errorf("with %d descriptors -max-streams is %d, want %d", files, got, want)
+	}
+}
+
+func TestConfigMaxStreamsKnowsTheLimit(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		openFiles, maxStreams int
+		want                  []string // in the error; nil: there is none
+	}{
+		{1000, 936, nil},
+		{1000, 1000, nil},
+		{1000, 1, nil},
+		{65, 1, nil},
+		{1000, 1001, []string{"-max-streams 1001", " 1000,", "ulimit -n"}},
+		{1000, 0, []string{"-max-streams 0 is under 1"}},
+		{64, 0, []string{"64", "ulimit -n", "65"}},   // by default
+		{20, -44, []string{"20", "ulimit -n", "65"}}, // by default
+	}
+	for _, test := range tests {
+		cfg := config{openFiles: test.openFiles, maxStreams: test.maxStreams}
+		err := cfg.validateMaxStreams()
+		if (err == nil) != (test.want == nil) {
+			t.Errorf("%d streams of %d files: the error is %v", test.maxStreams, test.openFiles, err)
+			continue
+		}
+		for _, want := range test.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%d streams of %d files: the error is %q, want %q in it",
+					test.maxStreams, test.openFiles, err, want)
+			}
+		}
+	}
+}
+
+// logLines keeps what was logged.
+type logLines struct {
+	mu  sync.Mutex // guards following
+	buf bytes.Buffer
+}
+
+func (l *logLines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+// take returns the lines since the last call.
+func (l *logLines) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := strings.TrimSuffix(l.buf.String(), "\n")
+	l.buf.Reset()
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, "\n")
+}
+
+// testLog returns a log of all levels.
+func testLog(format string) (*slog.Logger, *logLines) {
+	lines := &logLines{}
+	cfg := config{logFormat: format, logLevel: slog.LevelDebug}
+	return slog.New(newLogHandler(lines, cfg)), lines
+}
+
+// testLoggedServer returns a server that does not run.
+func testLoggedServer(t testing.TB, args ...string) (*SSEServer, *logLines) {
+	t.Helper()
+	s := testServer(t, args...)
+	log, lines := testLog("text")
+	s.log = log
+	s.streamLog.log = log
+	return s, lines
+}
+
+func TestLogDurationsHaveAUnitInJSON(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		duration time.Duration
+		want     string
+	}{
+		{0, "0s"},
+		{1234 * time.Nanosecond, "1µs"},
+		{123456 * time.Microsecond, "123.456ms"},
+		{1234567 * time.Microsecond, "1.235s"},
+		{90*time.Minute + 567*time.Microsecond, "1h30m0.001s"},
+	}
+	for _, test := range tests {
+		log, lines := testLog("json")
+		log.Info("stopped", "streams_closed", 3, "duration", test.duration)
+		var got struct {
+			Msg      string
+			Duration string
+			Closed   int `json:"streams_closed"`
+		}
+		line := strings.Join(lines.take(), "\n")
+		err := json.Unmarshal([]byte(line), &got)
+		if err != nil || got.Msg != "stopped" || got.Duration != test.want || got.Closed != 3 {
+			t.Errorf("%v: the line is %s, want %q", test.duration, line, test.want)
+		}
+	}
+}
+
+func TestLogDroppedLinesKeepJSONValid(t *testing.T) {
+	t.Parallel()
+	const written = maxLogLines + 10
+	in, out := io.Pipe() // a write waits for a reader
+	log, flush := newLog(out, config{logFormat: "json"})
+	for i := 0; i < written; i++ {
+		log.Info("line", "number", i)
+	}
+
+	// Nobody has read yet: flush gives up after a moment.
+	start := time.Now()
+	flush()
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("flush took %v", took)
+	}
+
+	got, dropped := 0, 0
+	scanner := bufio.NewScanner(in)
+	for got+dropped < written && scanner.Scan() {
+		var line struct {
+			Msg           string
+			Level         string
+			Number, Lines int
+		}
+		err := json.Unmarshal(scanner.Bytes(), &line)
+		if err != nil {
+			t.Fatalf("%v in %s", err, scanner.Text())
+		}
+		switch {
+		case line.Msg == "line" && line.Number == got:
+			got++
+		case strings.Contains(line.Msg, "lines dropped") && line.Level == "WARN":
+			dropped += line.Lines
+		default:
+			t.Fatalf("after %d lines comes %s", got, scanner.Text())
+		}
+	}
+	if dropped == 0 || got < maxLogLines || got+dropped != written {
+		t.Errorf("%d lines were written, %d read, %d dropped", written, got, dropped)
+	}
+}
+
+func TestLogFlushWaitsForTheLastLine(t *testing.T) {
+	t.Parallel()
+	lines := &logLines{}
+	log, flush := newLog(lines, config{logFormat: "text"})
+	for i := 0; i < 1000; i++ {
+		log.Info("line")
+	}
+	flush()
+	if got := len(lines.take()); got != 1000 {
+		t.Errorf("after flush there are %d lines, want 1000", got)
+	}
+}
+
+func TestLogStartLineFitsATerminal(t *testing.T) {
+	t.Parallel()
+	cfg, err := parseConfig(nil, env(), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	log, lines := testLog("text")
+	newSSEServer(cfg, listener, log).logStart()
+
+	got := lines.take()
+	want := fmt.Sprintf("level=INFO msg=listening url=http://%s/ version=dev", listener.Addr())
+	if len(got) != 1 || !strings.HasSuffix(got[0], want) || len(got[0]) > 100 {
+		t.Errorf("the log begins with %q, want one line of 100 columns with %q", got, want)
+	}
+}
+
+func TestLogStartLineNamesWhatIsNotDefault(t *testing.T) {
+	t.Parallel()
+	s, lines := testLoggedServer(t, "-edge", "-interval", "5s", "-heartbeat", "30s",
+		"-probe", "http://user:secret@host/")
+	s.logStart()
+	got := strings.Join(lines.take(), "\n")
+	for _, want := range []string{" edge=true", " interval=5s", " probe=http://user:xxxxx@host/"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q lacks %q", got, want)
+		}
+	}
+	if strings.Contains(got, "heartbeat") || strings.Contains(got, "map[") {
+		t.Errorf("the log begins with %q", got)
+	}
+}
+
+func TestLogHeartbeatIsInfoWhileWatched(t *testing.T) {
+	t.Parallel()
+	s, lines := testLoggedServer(t)
+	check := func(want string) {
+		t.Helper()
+		s.heartbeat(time.Now())
+		got := lines.take()
+		if len(got) != 1 || !strings.HasSuffix(got[0], want) {
+			t.Errorf("the log has %q, want %q", got, want)
+		}
+	}
+
+	check("level=DEBUG msg=heartbeat streams=0")
+	c, _ := connectionPair(t)
+	s.conns[c] = struct{}{}
+	s.connsChanges++
+	check("level=INFO msg=heartbeat streams=1")
+	s.remove(c, io.EOF)
+	lines.take()
+	check("level=DEBUG msg=heartbeat streams=0")
+}
+
+func TestLogBroadcastIsInfoUnlessPeriodic(t *testing.T) {
+	t.Parallel()
+	s, lines := testLoggedServer(t)
+	s.readHost(time.Now())
+	close(s.firstReady)
+	request := func(method, path string) {
+		r := httptest.NewRequest(method, "http://localhost"+path, strings.NewReader(`{"message":"x"}`))
+		r.RemoteAddr = "127.0.0.1:1"
+		r.Header.Set("Content-Type", typeJSON)
+		s.ServeHTTP(httptest.NewRecorder(), r)
+	}
+
+	tests := []struct {
+		name, want string
+		act        func()
+	}{
+		{"tick", "level=DEBUG msg=broadcast cause=interval id=", func() { s.tick(time.Now()) }},
+		{"trigger", "level=INFO msg=broadcast cause=trigger id=",
+			func() { request("GET", "/dashboard/trigger-test") }},
+		{"activity", "level=INFO msg=broadcast cause=activity id=",
+			func() { request("POST", "/dashboard/activities") }},
+		{"snapshot", "level=INFO msg=broadcast cause=snapshot id=",
+			func() { request("PUT", "/dashboard/snapshot") }},
+		{"delete", "level=INFO msg=broadcast cause=delete id=",
+			func() { request("DELETE", "/dashboard/snapshot") }},
+	}
+	for _, test := range tests {
+		test.act()
+		got := lines.take()
+		isOne := len(got) == 1 && strings.Contains(got[0], test.want)
+		if !isOne || !regexp.MustCompile(` streams=0 duration=[0-9.]+[mµ]?s$`).MatchString(got[0]) {
+			t.Errorf("%s: the log has %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+func TestLogHasRejectedRequestsAtDebug(t *testing.T) {
+	t.Parallel()
+	s, lines := testLoggedServer(t)
+	withToken, tokenLines := testLoggedServer(t)
+	withToken.access.token = "secret"
+
+	tests := []struct {
+		server       *SSEServer
+		lines        *logLines
+		method, path string
+		origin       string
+		status       int
+	}{
+		{s, lines, "GET", "/nothing", "", 404},
+		{s, lines, "POST", "/health", "", 405},
+		{s, lines, "POST", "/dashboard/activities", "", 415},
+		{s, lines, "GET", "/metrics", "http://evil.example", 403},
+		{withToken, tokenLines, "GET", "/metrics", "", 401},
+	}
+	for _, test := range tests {
+		r := httptest.NewRequest(test.method, "http://localhost"+test.path, nil)
+		r.RemoteAddr = "127.0.0.1:1234"
+		r.Header.Set("Origin", test.origin)
+		w := httptest.NewRecorder()
+		test.server.ServeHTTP(w, r)
+
+		got := test.lines.take()
+		want := fmt.Sprintf("level=DEBUG msg=\"request rejected\" remote=127.0.0.1:1234 method=%s "+
+			"path=%s status=%d reason=%q", test.method, test.path, test.status,
+			strings.TrimSuffix(w.Body.String(), "\n"))
+		if w.Code != test.status || len(got) != 1 || !strings.HasSuffix(got[0], want) {
+			t.Errorf("%s %s returns %d, the log has %q, want %q",
+				test.method, test.path, w.Code, got, want)
+		}
+	}
+}
+
+func TestLogStreamsHaveALineEach(t *testing.T) {
+	t.Parallel()
+	log, lines := testLog("text")
+	l := streamLog{log: log}
+	c := &SSEConnection{number: 7, remote: "10.0.0.1:2", userAgent: "curl/8", since: time.Now(),
+		traffic: traffic{events: 3}}
+	l.opened(c)
+	l.closed(c, "client", errors.New("EOF"), 4)
+	l.rejected("10.0.0.2:3", "full, 2 streams are open", nil)
+	l.summarize(4)
+
+	got := lines.take()
+	want := []string{
+		`level=INFO msg="stream opened" stream=7 remote=10.0.0.1:2 user_agent=curl/8$`,
+		`level=INFO msg="stream closed" stream=7 remote=10.0.0.1:2 reason=client err=EOF ` +
+			`duration=\S+s events=3 streams=4$`,
+		`level=WARN msg="stream rejected" remote=10.0.0.2:3 state="full, 2 streams are open"$`,
+	}
+	if len(got) != len(want) {
+		t.Fatalf("the log has %q", got)
+	}
+	for i, pattern := range want {
+		if !regexp.MustCompile(pattern).MatchString(got[i]) {
+			t.Errorf("the log has %q, want %q", got[i], pattern)
+		}
+	}
+}
+
+func TestLogSumsUpManyStreams(t *testing.T) {
+	t.Parallel()
+	log, lines := testLog("text")
+	l := streamLog{log: log}
+	c := &SSEConnection{since: time.Now()}
+	for i := 0; i < 25; i++ {
+		l.opened(c)
+	}
+	l.closed(c, "client", io.EOF, 0)
+	l.closed(c, "client", io.EOF, 0)
+	l.rejected("10.0.0.2:3", "full", nil)
+	if got := len(lines.take()); got != 20 {
+		t.Errorf("there are %d lines in a second, want 20", got)
+	}
+
+	l.summarize(23)
+	want := `level=INFO msg="streams opened and closed" opened=5 closed=2 rejected=1 streams=23`
+	if got := lines.take(); len(got) != 1 || !strings.HasSuffix(got[0], want) {
+		t.Errorf("the summary is %q, want %q", got, want)
+	}
+
+	// The next second has lines again, and a quiet one has none.
+	l.summarize(23)
+	l.opened(c)
+	l.summarize(24)
+	if got := lines.take(); len(got) != 1 || !strings.Contains(got[0], "stream opened") {
+		t.Errorf("the next second has %q", got)
+	}
+}
+
+func TestEveryPassesTheTimeOfTheStep(t *testing.T) {
+	t.Parallel()
+	const interval, slowStep = 20 * time.Millisecond, 70 * time.Millisecond
+
+	ctx, cancel := context.WithCancel(context.Background())
+	steps := 0
+	every(ctx, 0, interval, func(now time.Time) {
+		age := time.Since(now)
+		if age > interval {
+			t.Errorf("step %d gets a time that is %v old", steps, age)
+		}
+		steps++
+		if steps == 3 {
+			cancel()
+		}
+		time.Sleep(slowStep) // by then a tick waits
+	})
+}
+
+func TestConfigHelpAnswersInSpiteOfBadVariables(t *testing.T) {
+	t.Parallel()
+	for _, flagName := range []string{"-h", "-version"} {
+		var out strings.Builder
+		_, err := parseConfig([]string{flagName}, env("SSE_INTERVAL=2"), &out)
+		if !errors.Is(err, flag.ErrHelp) || out.Len() == 0 {
+			t.Errorf("%s with a bad SSE_INTERVAL: %v, %q", flagName, err, out.String())
+		}
+	}
 }

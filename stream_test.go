@@ -1,14 +1,23 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,470 +27,12 @@ import (
 	"unsafe"
 )
 
-func TestStreamBeginsWithTheNewestSnapshotAtOnce(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0")
-	s.waitForSnapshot(t)
-	s.trigger(t)
-	want := s.trigger(t).ID
-	if e := s.stream(t).event(t); e.id != want {
-		t.Errorf("the first event is %d, the newest is %d", e.id, want)
-	}
-}
-
-func TestStreamOpenedBeforeTheFirstSnapshotWaitsForIt(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0")
-	c := s.stream(t)
-	if s.newest.Load() != nil {
-		t.Skip("the machine is too slow to be there before the first snapshot")
-	}
-	if e := c.event(t); e.id != s.newest.Load().id {
-		t.Errorf("the first event is %d, the first snapshot is %d", e.id, s.newest.Load().id)
-	}
-}
-
-func TestIDsIncreaseWhateverTheClockDoes(t *testing.T) {
-	t.Parallel()
-	s := testServer(t)
-	now := time.Now()
-	last := int64(0)
-	for _, step := range []time.Duration{0, 0, time.Second, -time.Hour, time.Millisecond, 0, 2 * time.Hour} {
-		now = now.Add(step)
-		s.broadcast(now)
-		if id := s.newest.Load().id; id <= last {
-			t.Errorf("after a step of %v id %d follows %d", step, id, last)
-		} else {
-			last = id
-		}
-	}
-	if last != now.UnixMilli() {
-		t.Errorf("id %d is not the clock's %d", last, now.UnixMilli())
-	}
-}
-
-// The wall clock cannot be set here. When it steps back, ids rise by one until it has caught up.
-func TestIDsAndRatesSurviveStepsOfTheClock(t *testing.T) {
-	s := testServer(t)
-	now := time.Now()
-	var last int64
-	for _, step := range []time.Duration{0, time.Second, -time.Hour, time.Millisecond, 24 * time.Hour, -24 * time.Hour, 2 * time.Second} {
-		now = now.Add(step)
-		s.sample(now.Round(0)) // without the monotonic clock's reading
-		if f := s.broadcast(now.Round(0)); f.id <= last {
-			t.Errorf("after a step of %v the id is %d, before %d", step, f.id, last)
-		} else {
-			last = f.id
-		}
-	}
-	if body := fmt.Sprint(s.figures); regexp.MustCompile(`Inf|e\+`).MatchString(body) {
-		t.Errorf("the metrics are %s", body)
-	}
-}
-
-func TestIDsIncreaseAcrossARestart(t *testing.T) {
-	t.Parallel()
-	before := startServer(t, "-interval", "50ms")
-	c := before.stream(t)
-	c.event(t)
-	last := c.event(t).id
-	before.stop()
-	if e := startServer(t).stream(t).event(t); e.id <= last {
-		t.Errorf("after the restart id %d follows %d", e.id, last)
-	}
-}
-
-// Every reader must see all snapshots once and in order: they read fast enough for that.
-func TestManyReadersEachSeeEverySnapshotOnceAndInOrder(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0")
-	s.waitForSnapshot(t)
-	const clients, rounds = 600, 10 // enough for several workers
-	var wg sync.WaitGroup
-	seen := make([][]int64, clients)
-	ready := make(chan bool, clients)
-	for i := 0; i < clients; i++ {
-		c := s.stream(t)
-		wg.Add(1)
-		go func(i int) {
-			defer wg.Done()
-			for len(seen[i]) < rounds+1 {
-				seen[i] = append(seen[i], c.event(t).id)
-				if len(seen[i]) == 1 {
-					ready <- true
-				}
-			}
-		}(i)
-	}
-	for i := 0; i < clients; i++ {
-		<-ready
-	}
-	want := []int64{s.newest.Load().id}
-	for i := 0; i < rounds; i++ {
-		reply := s.trigger(t)
-		want = append(want, reply.ID)
-		if reply.Streams != clients {
-			t.Errorf("a broadcast reached %d of %d streams", reply.Streams, clients)
-		}
-	}
-	wg.Wait()
-	for i := range seen {
-		if fmt.Sprint(seen[i]) != fmt.Sprint(want) {
-			t.Fatalf("client %d saw %d, want %d", i, seen[i], want)
-		}
-	}
-}
-
-func TestStalledReaderDelaysNoOtherAndCostsBoundedMemory(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0")
-	s.waitForSnapshot(t)
-	stalled := s.smallReader(t)
-	var clients []*client
-	for i := 0; i < 100; i++ {
-		clients = append(clients, s.stream(t))
-		clients[i].event(t)
-	}
-	s.fill(t, stalled)
-	for i := 0; i < 10; i++ {
-		reply := s.trigger(t)
-		if reply.Streams != 100 {
-			t.Errorf("the broadcast reached %d streams, want the 100 that read", reply.Streams)
-		}
-		for _, c := range clients {
-			for e := c.event(t); e.id != reply.ID; e = c.event(t) {
-			}
-		}
-	}
-	c := s.connOf(stalled)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n := len(c.rest); n > 8192 || c.skipped < 9 {
-		t.Errorf("the stalled stream holds %d bytes and has skipped %d", n, c.skipped)
-	}
-	if runtime.GOOS == "linux" {
-		if n := notSent(t, c.fd); n > 4096 {
-			t.Errorf("%d bytes wait in the kernel, unsent", n)
-		}
-	}
-}
-
-func TestStreamThatTakesNothingForThirtySecondsIsClosed(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0")
-	s.waitForSnapshot(t)
-	stalled, reads := s.smallReader(t), s.stream(t)
-	reads.event(t)
-	s.fill(t, stalled)
-	c := s.connOf(stalled)
-	c.mu.Lock()
-	since := c.blocked
-	c.mu.Unlock()
-	s.fanOut(since.Add(stallLimit-time.Millisecond), s.catchUp)
-	if n := s.debug(t).Open; n != 2 {
-		t.Fatalf("%d streams are open just before the limit, want 2", n)
-	}
-	s.fanOut(since.Add(stallLimit), s.catchUp)
-	if d := s.debug(t); d.Open != 1 || d.Closed["stalled"] != 1 {
-		t.Errorf("after the limit %d are open, closed %v", d.Open, d.Closed)
-	}
-	s.trigger(t)
-	reads.event(t)
-}
-
-// A reader with the default receive buffer that stops and resumes first reads what had left
-// the server, then at most one frame that waited there, then the present one.
-func TestReaderThatResumesSeesThePresent(t *testing.T) {
-	t.Parallel()
-	if runtime.GOOS != "linux" {
-		t.Skip("needs Linux's TCP_NOTSENT_LOWAT")
-	}
-	s := startServer(t, "-interval", "0")
-	s.waitForSnapshot(t)
-	c := s.stream(t)
-	c.event(t)
-	s.fill(t, c)
-	for i := 0; i < 30; i++ {
-		s.broadcast(time.Now())
-	}
-	sc := s.connOf(c)
-	sc.mu.Lock()
-	waiting, begun := notSent(t, sc.fd), sc.last
-	sc.mu.Unlock()
-	newest := s.newest.Load()
-	if waiting > len(newest.bytes)+10 || begun == newest.id {
-		t.Errorf("%d bytes wait unsent, the last of event %d; the newest is %d of %d bytes",
-			waiting, begun, newest.id, len(newest.bytes))
-	}
-	for e := c.event(t); e.id != begun; e = c.event(t) {
-		if e.id > begun {
-			t.Fatalf("event %d was never begun, the last was %d", e.id, begun)
-		}
-	}
-	if e := c.event(t); e.id != newest.id {
-		t.Errorf("after the last old event comes %d, want the present one, %d", e.id, newest.id)
-	}
-}
-
-func TestFrameThatTheKernelTookHalfOfArrivesWhole(t *testing.T) {
-	t.Parallel()
-	c, reader := connectionPair(t)
-	big := func(id int64) *frame {
-		return &frame{id: id, bytes: eventBytes(id, bytes.Repeat([]byte{'a' + byte(id)}, 3<<20))}
-	}
-	now := time.Now()
-	if err := c.offer(big(1), 0, now, false); err != errBehind || len(c.rest) == 0 {
-		t.Fatalf("3 MiB were taken at once: %v", err)
-	}
-	for id := int64(2); id < 5; id++ {
-		c.offer(big(id), 1, now, true) // is in nobody's way: 1 is finished first, then 4 is the newest
-	}
-	got := make(chan []byte)
-	go func() {
-		b, _ := io.ReadAll(reader)
-		got <- b
-	}()
-	for err := errBehind; err != nil; time.Sleep(time.Millisecond) {
-		if err = c.offer(big(4), 1, now, true); err != nil && err != errBehind {
-			t.Fatal(err)
-		}
-	}
-	if c.skipped != 2 || c.events != 2 {
-		t.Errorf("skipped %d and sent %d, want 2 and 2", c.skipped, c.events)
-	}
-	c.close(io.EOF)
-	want := append(append([]byte{}, big(1).bytes...), big(4).bytes...)
-	if b := <-got; !bytes.Equal(b, append(want, heartbeatBytes...)) {
-		t.Errorf("%d bytes arrived, want %d: frame 1, frame 4 and a heartbeat", len(b), len(want)+13)
-	}
-}
-
-// The others do not wait for one that is behind, nor for the removal of one that is gone.
-func TestBroadcastLeavesTheStreamsThatAreBehindOrGoneForLater(t *testing.T) {
-	t.Parallel()
-	c, reader := connectionPair(t)
-	large := bytes.Repeat([]byte("x"), 1<<20)
-	id, now := int64(0), time.Now()
-	for err := error(nil); err == nil; {
-		id++
-		err = c.offer(&frame{id: id, bytes: large}, 0, now, false)
-	}
-	go io.Copy(io.Discard, reader)
-	time.Sleep(100 * time.Millisecond) // there is room again
-	before := c.bytes
-	if err := c.offer(&frame{id: id + 1, bytes: []byte("y")}, 0, now, false); err != errBehind || c.bytes != before || c.owed != id+1 {
-		t.Errorf("one that is behind is sent %d bytes, %v", c.bytes-before, err)
-	}
-	eventually(t, "it has caught up", func() bool {
-		return c.offer(&frame{id: id + 1, bytes: []byte("y")}, 0, now, true) == nil && c.last == id+1
-	})
-	c.close(io.EOF)
-
-	s := testServer(t)
-	gone, peer := connectionPair(t)
-	s.conns[gone] = struct{}{}
-	peer.(*net.TCPConn).SetLinger(0)
-	peer.Close()
-	s.newest.Store(&frame{id: 1, bytes: []byte("x")})
-	if n := s.fanOut(now, s.offer); n != 0 || gone.fd < 0 {
-		t.Errorf("a broadcast went to %d streams; the dead one's descriptor is %d", n, gone.fd)
-	}
-	s.fanOut(now, s.catchUp)
-	if gone.fd != isClosed || len(s.conns) > 0 {
-		t.Errorf("after that its descriptor is %d, and %d streams are known", gone.fd, len(s.conns))
-	}
-}
-
-func TestOlderFrameDoesNotTakeThePlaceOfTheOneThatIsOwed(t *testing.T) {
-	c, reader := connectionPair(t)
-	c.blocked, c.owed = time.Now(), 3
-	c.offer(&frame{id: 2, bytes: eventBytes(2, []byte("x"))}, 0, time.Now(), true)
-	c.offer(&frame{id: 3, bytes: eventBytes(3, []byte("y"))}, 0, time.Now(), true)
-	c.close(io.EOF)
-	if got, _ := io.ReadAll(reader); string(got) != "id: 3\ndata: y\n\n" {
-		t.Errorf("the stream got %q", got)
-	}
-}
-
-func TestNoOldFrameAfterANewOneNorTheSameTwice(t *testing.T) {
-	t.Parallel()
-	c, reader := connectionPair(t)
-	for _, id := range []int64{5, 5, 3, 6, 4, 6} {
-		c.offer(&frame{id: id, bytes: eventBytes(id, []byte("x"))}, 0, time.Now(), true)
-	}
-	c.close(io.EOF)
-	got, _ := io.ReadAll(reader)
-	if want := "id: 5\ndata: x\n\nid: 6\ndata: x\n\n"; string(got) != want {
-		t.Errorf("the stream got %q, want %q", got, want)
-	}
-}
-
-func TestHeartbeatGoesToEachStreamWhateverElseWasSent(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
-	for _, c := range []*client{s.stream(t), s.stream(t)} {
-		events, beats := 0, 0
-		for beats < 3 {
-			switch line := c.line(t); {
-			case line == ": heartbeat\n":
-				beats++
-				if c.line(t) != "\n" {
-					t.Error("a heartbeat is not followed by an empty line")
-				}
-			case strings.HasPrefix(line, "id: "):
-				events++
-			}
-		}
-		if events < 2 {
-			t.Errorf("%d events and %d heartbeats", events, beats)
-		}
-	}
-}
-
-func TestStreamOpenedAfterHeartbeatsOwesNone(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0", "-heartbeat", "1h")
-	s.waitForSnapshot(t)
-	s.beat(time.Now())
-	c := s.stream(t)
-	c.event(t)
-	s.trigger(t)
-	if line := c.line(t); !strings.HasPrefix(line, "id: ") {
-		t.Errorf("a new stream got %q for a heartbeat before its time", line)
-	}
-}
-
-// What nobody asked for would make close(2) a reset that throws away what is unsent: here the
-// client reads only after its stream was closed.
-func TestAllThatWasSentArrivesAtAClientThatSentBytesNobodyAskedFor(t *testing.T) {
-	t.Parallel()
-	c, reader := connectionPair(t)
-	reader.(*net.TCPConn).SetReadBuffer(4096)
-	for id := int64(1); c.owed == 0; id++ {
-		c.offer(&frame{id: id, bytes: bytes.Repeat([]byte("x"), 4096)}, 0, time.Now(), true)
-	}
-	io.WriteString(reader, strings.Repeat("POST / HTTP/1.1\r\n\r\n", 50))
-	time.Sleep(20 * time.Millisecond)
-	want := c.bytes
-	c.close(io.EOF)
-	reader.SetReadDeadline(time.Now().Add(10 * time.Second))
-	if got, err := io.ReadAll(reader); err != nil || uint64(len(got)) != want {
-		t.Errorf("%d of %d bytes arrived, %v", len(got), want, err)
-	}
-}
-
-func TestStreamThatIsClosedAtShutdownGetsItsRetryLast(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0")
-	c := s.stream(t)
-	c.event(t)
-	io.WriteString(c, "bytes that nobody asked for")
-	id := s.trigger(t).ID
-	s.stop()
-	if e := c.event(t); e.id != id {
-		t.Errorf("the last event is %d, want %d", e.id, id)
-	}
-	rest, err := io.ReadAll(c.r)
-	if err != nil || !strings.HasPrefix(string(rest), "retry: ") || !strings.HasSuffix(string(rest), "\n\n") {
-		t.Errorf("after it comes %q, %v", rest, err)
-	}
-}
-
-func TestClosedClientIsGoneWithinTwoSeconds(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "0") // so that only the look for it finds it
-	var clients []*client
-	for i := 0; i < 10; i++ {
-		clients = append(clients, s.stream(t))
-		clients[i].event(t)
-	}
-	for i, c := range clients {
-		if i%2 == 0 {
-			c.Conn.(*net.TCPConn).SetLinger(0) // a reset
-		}
-		c.Close()
-	}
-	closed := time.Now()
-	eventually(t, "all are gone", func() bool { return s.debug(t).Open == 0 })
-	if d := time.Since(closed); d > 2*time.Second {
-		t.Errorf("closed clients were gone after %v only", d)
-	}
-	if n := s.debug(t).Closed["client"]; n != 10 {
-		t.Errorf("%d of 10 were counted as closed by the client", n)
-	}
-}
-
-func TestResetInTheMiddleOfAFrameRemovesThatStreamOnly(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "50ms")
-	stays, leaves := s.stream(t), s.stream(t)
-	stays.event(t)
-	leaves.read(t, 20) // some of a frame
-	leaves.Conn.(*net.TCPConn).SetLinger(0)
-	leaves.Close()
-	eventually(t, "the stream is removed", func() bool { return s.debug(t).Closed["client"] == 1 })
-	last := stays.event(t).id
-	if e := stays.event(t); e.id <= last || s.debug(t).Open != 1 {
-		t.Errorf("the other stream has event %d after %d", e.id, last)
-	}
-}
-
-// A thousand streams come and go while broadcasts and heartbeats run.
-func TestStormOfStreamsWhileBroadcastsRun(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
-	s.waitForSnapshot(t)
-	stays := s.stream(t)
-	var wg sync.WaitGroup
-	var bad atomic.Int64
-	for g := 0; g < 20; g++ {
-		wg.Add(1)
-		go func(r *rand.Rand) {
-			defer wg.Done()
-			for i := 0; i < 50; i++ {
-				c, err := net.Dial("tcp", s.addr)
-				if err != nil {
-					bad.Add(1)
-					continue
-				}
-				io.WriteString(c, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-				time.Sleep(time.Duration(r.Intn(20)) * time.Millisecond)
-				c.SetReadDeadline(time.Now().Add(5 * time.Second))
-				b := make([]byte, 1+r.Intn(2000))
-				n, err := c.Read(b)
-				if err != nil || !strings.HasPrefix("HTTP/1.1 200 OK\r\n", string(b[:min(n, 17)])) {
-					bad.Add(1)
-				}
-				if r.Intn(2) == 0 {
-					c.(*net.TCPConn).SetLinger(0)
-				}
-				c.Close()
-			}
-		}(rand.New(rand.NewSource(int64(g))))
-	}
-	wg.Wait()
-	if bad.Load() > 0 {
-		t.Errorf("%d of 1000 streams got no head", bad.Load())
-	}
-	eventually(t, "only one stream is left", func() bool { return s.debug(t).Open == 1 })
-	d := s.debug(t)
-	if n := d.Closed["client"] + d.Closed["error"]; n != 1000 || d.Opened != 1001 {
-		t.Errorf("opened %d, closed %v", d.Opened, d.Closed)
-	}
-	last := int64(0)
-	for i := 0; i < 5; i++ {
-		e := stays.event(t)
-		if e.id <= last || !snapshotPattern.Match(e.data) {
-			t.Fatalf("event %d after %d: %s", e.id, last, e.data)
-		}
-		last = e.id
-	}
-}
-
 // Not parallel: it counts what the whole process holds.
-func TestNothingIsLeftAfterShutdown(t *testing.T) {
+func TestShutdownLeavesNothing(t *testing.T) {
+	startServer(t).stop() // opens what Go's poller keeps
 	runtime.GC()
 	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+
 	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
 	var clients []*client
 	for i := 0; i < 300; i++ {
@@ -498,59 +49,1292 @@ func TestNothingIsLeftAfterShutdown(t *testing.T) {
 	for _, c := range append(clients, half) {
 		c.Close()
 	}
+
 	eventually(t, fmt.Sprintf("%d goroutines are left", goroutines), func() bool {
 		return runtime.NumGoroutine() <= goroutines
 	})
-	eventually(t, fmt.Sprintf("%d files are open", files), func() bool { return openFiles(t) <= files })
-}
-
-func TestStreamHoldsNoGoroutine(t *testing.T) {
-	s := startServer(t)
-	s.stream(t).event(t)
-	eventually(t, "the server is at rest", func() bool { return s.debug(t).Open == 1 })
-	before := runtime.NumGoroutine()
-	for i := 0; i < 200; i++ {
-		s.stream(t)
-	}
-	eventually(t, "no goroutine is left of 200 streams", func() bool {
-		return runtime.NumGoroutine() <= before+2 // a request may be under way: the probe
+	eventually(t, fmt.Sprintf("%d files are open", files), func() bool {
+		return openFiles(t) <= files
 	})
-	if n := s.debug(t).Open; n != 201 {
-		t.Errorf("%d streams are open", n)
+}
+
+func TestShutdownSendsRetryLast(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	plain, compressed := s.stream(t), s.gzipStream(t)
+	plain.event(t)
+	compressed.event(t)
+	io.WriteString(plain, "bytes that the server did not ask for")
+	want := s.trigger(t).ID
+	s.stop()
+
+	for _, c := range []*client{plain, compressed} {
+		got := c.event(t).id
+		if got != want {
+			t.Errorf("the last event is %d, want %d", got, want)
+		}
+	}
+	end, err := io.ReadAll(plain.r)
+	if err != nil || !retryPattern.Match(end) {
+		t.Errorf("after it comes %q, %v", end, err)
+	}
+	end, err = io.ReadAll(compressed.r)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || !retryPattern.Match(end) { // there is no trailer
+		t.Errorf("after it the compressed stream has %q, %v", end, err)
 	}
 }
 
-func TestNoStreamJoinsOnceTheServerStops(t *testing.T) {
+// retryPattern is the line with which a stream ends.
+var retryPattern = regexp.MustCompile(`^retry: [1-4]\d\d\d\n\n$`)
+
+func TestShutdownAdmitsNoStream(t *testing.T) {
+	t.Parallel()
 	s := startServer(t)
 	s.stop()
-	if s.reserve(&SSEConnection{fd: notOpen}) {
-		t.Error("a stream was let in")
+	ok := s.reserve(&SSEConnection{fd: notOpen})
+	if ok {
+		t.Error("a stream was admitted")
 	}
 }
 
-// Not parallel: others would allocate meanwhile.
+func TestStreamBeginsWithNewestSnapshot(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	s.trigger(t)
+	want := s.trigger(t).ID
+	got := s.stream(t).event(t).id
+	if got != want {
+		t.Errorf("the first event is %d, the newest is %d", got, want)
+	}
+}
+
+func TestStreamWaitsForFirstSnapshot(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	if s.newest.Load() != nil {
+		t.Skip("the machine is too slow to be there before the first snapshot")
+	}
+	got := c.event(t).id
+	want := s.newest.Load().id
+	if got != want {
+		t.Errorf("the first event is %d, the first snapshot is %d", got, want)
+	}
+}
+
+func TestEventIDsIncreaseWhateverTheClockDoes(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	now := time.Now()
+	s.board.putExternal([]byte("{}"), now)
+	var last int64
+	steps := []time.Duration{0, 0, time.Second, -time.Hour, time.Millisecond, 0, 2 * time.Hour}
+	for _, step := range steps {
+		now = now.Add(step)
+		id := s.publish(now).id
+		if id <= last {
+			t.Errorf("after a step of %v id %d follows %d", step, id, last)
+		}
+		last = id
+	}
+	if last != now.UnixMilli() {
+		t.Errorf("id %d is not the clock's %d", last, now.UnixMilli())
+	}
+}
+
+// The wall clock cannot be set here, so its readings come without the monotonic clock's.
+func TestEventIDsAndRatesSurviveClockSteps(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	now := time.Now().Round(0)
+	var last int64
+	for _, step := range []time.Duration{0, time.Second, -time.Hour, time.Millisecond,
+		24 * time.Hour, -24 * time.Hour, 2 * time.Second} {
+		now = now.Add(step)
+		s.readHost(now)
+		id := s.publish(now).id
+		if id <= last {
+			t.Errorf("after a step of %v id %d follows %d", step, id, last)
+		}
+		last = id
+
+		m := s.board.latest()
+		if m.cpu < 0 || m.cpu > 100 || m.network < 0 || math.IsInf(m.network, 0) {
+			t.Errorf("after a step of %v cpu is %v, network %v", step, m.cpu, m.network)
+		}
+	}
+}
+
+func TestEventIDsIncreaseAcrossRestart(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	var last int64
+	for restart := 0; restart < 3; restart++ {
+		s := testServer(t)
+		for i := 0; i < 3; i++ {
+			now = now.Add(minInterval)
+			s.board.putExternal([]byte("{}"), now)
+			id := s.publish(now).id
+			if id <= last {
+				t.Errorf("after %d restarts id %d follows %d", restart, id, last)
+			}
+			last = id
+		}
+	}
+}
+
+// The clients read fast enough to get each event.
+func TestBroadcastReachesEachReaderOnceInOrder(t *testing.T) {
+	t.Parallel()
+	const clients, rounds = 520, 5 // enough for several workers
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+
+	var readers sync.WaitGroup
+	got := make([][]int64, clients)
+	begun := make(chan bool, clients) // has room for all, so that no reader waits
+	for i := range got {
+		i, c := i, s.stream(t)
+		readers.Add(1)
+		go func() {
+			defer readers.Done()
+			got[i] = append(got[i], c.event(t).id)
+			begun <- true
+			for len(got[i]) < rounds+1 {
+				got[i] = append(got[i], c.event(t).id)
+			}
+		}()
+	}
+	for range got {
+		<-begun
+	}
+
+	want := []int64{s.newest.Load().id}
+	for i := 0; i < rounds; i++ {
+		reply := s.trigger(t)
+		want = append(want, reply.ID)
+		if reply.Streams != clients {
+			t.Errorf("a broadcast reached %d of %d streams", reply.Streams, clients)
+		}
+	}
+	readers.Wait()
+	for i := range got {
+		if !slices.Equal(got[i], want) {
+			t.Fatalf("client %d got %d, want %d", i, got[i], want)
+		}
+	}
+}
+
+// Not parallel: others would allocate at the same time.
 func TestBroadcastAllocatesNothingPerStream(t *testing.T) {
-	allocs := func(streams int) float64 {
+	allocations := func(streams int) float64 {
 		s := testServer(t)
 		for i := 0; i < streams; i++ {
-			c, reader := connectionPair(t)
+			_, reader := testStream(t, s, false)
 			go io.Copy(io.Discard, reader)
-			s.conns[c] = struct{}{}
 		}
-		data := []byte("x")
-		id := int64(0)
-		return testing.AllocsPerRun(100, func() {
+		var id int64
+		return testing.AllocsPerRun(50, func() {
 			id++
-			s.newest.Store(&frame{id: id, bytes: data})
-			s.fanOut(time.Now(), s.offer)
-			s.swept = time.Time{}
+			s.newest.Store(newEvent(id, time.Now(), []byte("x")))
+			s.forEachStream(time.Now(), s.offer)
+			s.sweeper.last = time.Time{}
 			s.sweep(time.Now())
 		})
 	}
-	few, many := allocs(10), allocs(200)
+	few, many := allocations(10), allocations(200)
 	if many > few+10 {
 		t.Errorf("a broadcast to 10 streams allocates %v times, to 200 streams %v times", few, many)
 	}
+}
+
+func TestHeartbeatReachesEachStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
+	for _, c := range []*client{s.stream(t), s.stream(t)} {
+		events, heartbeats := 0, 0
+		for heartbeats < 3 {
+			line := c.line(t)
+			if strings.HasPrefix(line, "id: ") {
+				events++
+			}
+			if line != ": heartbeat\n" {
+				continue
+			}
+			heartbeats++
+			next := c.line(t)
+			if next != "\n" {
+				t.Errorf("after a heartbeat comes %q", next)
+			}
+		}
+		if events < 2 {
+			t.Errorf("%d events came with %d heartbeats", events, heartbeats)
+		}
+	}
+}
+
+func TestHeartbeatsFromBeforeAreNotSent(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0", "-heartbeat", "1h")
+	s.waitForSnapshot(t)
+	s.heartbeat(time.Now())
+	c := s.stream(t)
+	c.event(t)
+	s.trigger(t)
+	line := c.line(t)
+	if !strings.HasPrefix(line, "id: ") {
+		t.Errorf("a new stream got %q", line)
+	}
+}
+
+func TestFanOutVisitsStreamsInOrder(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	var conns []*SSEConnection
+	open := func(n int) {
+		for i := 0; i < n; i++ {
+			c := &SSEConnection{fd: notOpen}
+			s.reserve(c)
+			conns = append(conns, c)
+		}
+	}
+	check := func(when string) {
+		t.Helper()
+		var got, want []uint64
+		for _, c := range conns {
+			want = append(want, c.number)
+		}
+		count := s.forEachStream(time.Now(), func(c *SSEConnection, _ time.Time) error {
+			got = append(got, c.number)
+			return nil
+		})
+		if !slices.Equal(got, want) || count != len(want) {
+			t.Errorf("%s %d streams were visited: %d, want %d", when, count, got, want)
+		}
+	}
+
+	open(100)
+	check("at first")
+	for _, i := range []int{70, 40, 0} {
+		s.remove(conns[i], io.EOF)
+		conns = slices.Delete(conns, i, i+1)
+	}
+	check("after three were closed")
+	open(10)
+	check("after ten were opened")
+}
+
+func TestFanOutVisitsEachStreamOnce(t *testing.T) {
+	t.Parallel()
+	conns := make([]*SSEConnection, 2000) // enough for several workers
+	for i := range conns {
+		conns[i] = &SSEConnection{number: uint64(i)}
+	}
+	visits := make([]atomic.Int64, len(conns))
+	count, failures := callForEach(conns, time.Now(), func(c *SSEConnection, _ time.Time) error {
+		visits[c.number].Add(1)
+		switch c.number % 4 {
+		case 0:
+			return errLagging
+		case 1:
+			return io.EOF
+		}
+		return nil
+	})
+
+	for i := range visits {
+		n := visits[i].Load()
+		if n != 1 {
+			t.Errorf("stream %d was visited %d times", i, n)
+		}
+	}
+	if count != 1000 || len(failures) != 500 {
+		t.Errorf("%d calls succeeded and %d failed, want 1000 and 500", count, len(failures))
+	}
+	for c, err := range failures {
+		if c.number%4 != 1 || err != io.EOF {
+			t.Errorf("stream %d failed with %v", c.number, err)
+		}
+	}
+}
+
+func TestBroadcastLeavesGoneStreamForLater(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	c, reader := testStream(t, s, false)
+	reset(reader)
+	s.newest.Store(newEvent(1, time.Now(), []byte("x")))
+
+	count := s.forEachStream(time.Now(), s.offer)
+	if count != 0 || c.fd < 0 {
+		t.Errorf("a broadcast reached %d streams; the descriptor is %d", count, c.fd)
+	}
+	s.forEachStream(time.Now(), s.catchUp)
+	if c.fd != isClosed || len(s.conns) > 0 {
+		t.Errorf("after that the descriptor is %d, and %d streams are open", c.fd, len(s.conns))
+	}
+}
+
+func TestStreamStalledDelaysNoOther(t *testing.T) {
+	t.Parallel()
+	const rounds = 5
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	stalled := s.connOf(t, s.smallReader(t))
+	fill(t, s.SSEServer, stalled)
+	var clients []*client
+	for i := 0; i < 100; i++ {
+		clients = append(clients, s.stream(t))
+		clients[i].event(t)
+	}
+
+	for i := 0; i < rounds; i++ {
+		reply := s.trigger(t)
+		if reply.Streams != 100 {
+			t.Errorf("the broadcast reached %d streams, want the 100 that read", reply.Streams)
+		}
+		for _, c := range clients {
+			id := c.event(t).id
+			if id != reply.ID {
+				t.Errorf("event %d came, want %d", id, reply.ID)
+			}
+		}
+	}
+
+	stalled.mu.Lock()
+	defer stalled.mu.Unlock()
+	if len(stalled.unsent) > 8192 || stalled.traffic.skipped < rounds-1 {
+		t.Errorf("the stalled stream holds %d bytes and has skipped %d events",
+			len(stalled.unsent), stalled.traffic.skipped)
+	}
+	if runtime.GOOS == "linux" {
+		n := notSent(t, stalled.fd)
+		if n > 4096 {
+			t.Errorf("%d bytes wait in the kernel", n)
+		}
+	}
+}
+
+func TestStreamStalledForThirtySecondsIsReset(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	s.board.putExternal(largeSnapshot, time.Now())
+	stalled, stalledReader := testStream(t, s, false)
+	reading, reader := testStream(t, s, false)
+	go io.Copy(io.Discard, reader)
+	fill(t, s, stalled)
+
+	since := stalled.lastProgress
+	s.forEachStream(since.Add(stallLimit-time.Millisecond), s.catchUp)
+	if len(s.conns) != 2 {
+		t.Fatalf("%d streams are open just before the limit, want 2", len(s.conns))
+	}
+	s.forEachStream(since.Add(stallLimit), s.catchUp)
+	if len(s.conns) != 1 || s.totals.closed["stalled"] != 1 {
+		t.Errorf("after the limit %d are open, closed %v", len(s.conns), s.totals.closed)
+	}
+	_, err := readAll(stalledReader)
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the stalled client reads %v, want a reset", err)
+	}
+
+	e := s.publish(time.Now())
+	eventually(t, "the other stream gets the next event", func() bool {
+		s.forEachStream(time.Now(), s.catchUp)
+		return reading.last == e.id && len(reading.unsent) == 0
+	})
+}
+
+// The client first reads what had left the server, then at most one event that waited there, then
+// the newest one.
+func TestStreamResumesAfterStall(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("needs Linux's TCP_NOTSENT_LOWAT")
+	}
+	s := startServer(t, "-interval", "0")
+	s.waitForSnapshot(t)
+	client := s.stream(t)
+	client.event(t)
+	c := s.connOf(t, client)
+	s.board.putExternal(largeSnapshot, time.Now())
+	fill(t, s.SSEServer, c)
+	s.board.putExternal([]byte("{}"), time.Now())
+	for i := 0; i < 30; i++ {
+		s.publish(time.Now())
+	}
+
+	newest := s.newest.Load()
+	c.mu.Lock()
+	waiting, begun := notSent(t, c.fd), c.last
+	c.mu.Unlock()
+	if waiting > len(largeSnapshot)+100 || begun == newest.id {
+		t.Errorf("%d bytes wait unsent, the last of event %d; the newest is %d",
+			waiting, begun, newest.id)
+	}
+
+	e := client.event(t)
+	for e.id < begun {
+		e = client.event(t)
+	}
+	if e.id != begun {
+		t.Fatalf("event %d was never begun, the last was %d", e.id, begun)
+	}
+	e = client.event(t)
+	if e.id != newest.id {
+		t.Errorf("after the last old event comes %d, want the newest, %d", e.id, newest.id)
+	}
+}
+
+func TestSweepFindsClosedClientsWithinTwoSeconds(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0") // so that only the sweep finds them
+	var clients []*client
+	for i := 0; i < 10; i++ {
+		clients = append(clients, s.stream(t))
+		clients[i].event(t)
+	}
+	for i, c := range clients {
+		if i%2 == 0 {
+			reset(c.Conn)
+		}
+		c.Close()
+	}
+
+	closed := time.Now()
+	eventually(t, "all are gone", func() bool { return s.debug(t).Open == 0 })
+	d := time.Since(closed)
+	if d > 2*time.Second {
+		t.Errorf("closed clients were gone only after %v", d)
+	}
+	n := s.debug(t).Closed["client"]
+	if n != 10 {
+		t.Errorf("%d of 10 were counted as closed by the client", n)
+	}
+}
+
+func TestStreamResetInMidEventHarmsNoOther(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "50ms")
+	stays, leaves := s.stream(t), s.stream(t)
+	stays.event(t)
+	leaves.read(t, 20) // a part of an event
+	reset(leaves.Conn)
+
+	eventually(t, "the stream is removed", func() bool { return s.debug(t).Closed["client"] == 1 })
+	last := stays.event(t).id
+	id := stays.event(t).id
+	open := s.debug(t).Open
+	if id <= last || open != 1 {
+		t.Errorf("event %d follows %d, %d streams are open", id, last, open)
+	}
+}
+
+// Streams come and go while broadcasts and heartbeats run.
+func TestStreamsSurviveAStorm(t *testing.T) {
+	t.Parallel()
+	const crowd, visits = 20, 8
+	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
+	s.waitForSnapshot(t)
+	stays := s.stream(t)
+
+	var visitors sync.WaitGroup
+	for i := 0; i < crowd; i++ {
+		random := rand.New(rand.NewSource(int64(i)))
+		visitors.Add(1)
+		go func() {
+			defer visitors.Done()
+			for n := 0; n < visits; n++ {
+				visitStream(t, s.addr, random)
+			}
+		}()
+	}
+	visitors.Wait()
+
+	eventually(t, "only one stream is left", func() bool { return s.debug(t).Open == 1 })
+	d := s.debug(t)
+	closed := d.Closed["client"] + d.Closed["error"]
+	if closed != crowd*visits || d.Opened != crowd*visits+1 {
+		t.Errorf("%d were opened, %v were closed", d.Opened, d.Closed)
+	}
+	var last int64
+	for i := 0; i < 5; i++ {
+		e := stays.event(t)
+		if e.id <= last || !snapshotPattern.Match(e.data) {
+			t.Fatalf("event %d follows %d: %s", e.id, last, e.data)
+		}
+		last = e.id
+	}
+}
+
+// visitStream opens a stream, reads a random part of it, and closes or resets it.
+func visitStream(t *testing.T, addr string, random *rand.Rand) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer conn.Close()
+
+	io.WriteString(conn, streamRequest)
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	part := make([]byte, 17+random.Intn(2000))
+	n, err := io.ReadAtLeast(conn, part, 17+random.Intn(len(part)-16))
+	if err != nil || !strings.HasPrefix(string(part[:n]), "HTTP/1.1 200 OK\r\n") {
+		t.Errorf("a stream begins with %q, %v", part[:n], err)
+	}
+	if random.Intn(2) == 0 {
+		reset(conn)
+	}
+}
+
+func TestStreamHoldsNoGoroutine(t *testing.T) {
+	const streams = 200
+	s := startServer(t, "-interval", "1h")
+	s.stream(t).event(t)
+	before := runtime.NumGoroutine()
+	for i := 0; i < streams; i++ {
+		s.stream(t)
+	}
+	eventually(t, "the streams hold no goroutine", func() bool {
+		return runtime.NumGoroutine() <= before+2 // a request may be under way: the probe
+	})
+	open := s.debug(t).Open
+	if open != streams+1 {
+		t.Errorf("%d streams are open", open)
+	}
+}
+
+func TestStreamRemovedTwiceCountsOnce(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	c, _ := testStream(t, s, false)
+	s.remove(c, errStalled)
+	s.remove(c, io.EOF)
+	if s.totals.closed["stalled"] != 1 || s.totals.closed["client"] != 0 {
+		t.Errorf("closed %v", s.totals.closed)
+	}
+}
+
+func TestReasonOfEachError(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{errShutdown, "shutdown"},
+		{errStalled, "stalled"},
+		{io.EOF, "client"},
+		{syscall.EPIPE, "client"},
+		{syscall.ECONNRESET, "client"},
+		{syscall.ETIMEDOUT, "stalled"}, // the kernel has seen it first
+		{syscall.EBADF, "error"},
+		{fmt.Errorf("duplicating a descriptor: %w", syscall.EMFILE), "error"},
+	} {
+		got := reasonOf(c.err)
+		if got != c.want {
+			t.Errorf("a stream that ends with %v is counted under %q, want %q", c.err, got, c.want)
+		}
+	}
+}
+
+// The forms of an event without a server, for whatever a stream can have got before.
+func TestGzipKeyAndDeltaDecode(t *testing.T) {
+	t.Parallel()
+	for round := 0; round < 10; round++ {
+		var encoder gzipEncoder
+		var heartbeats uint64 // due so far
+		streams := make([]*gzipRecord, 5)
+		for i := range streams {
+			streams[i] = newGzipRecord()
+		}
+		for id := int64(1); id < 30; id++ {
+			due := rand.Intn(3)
+			heartbeats += uint64(due)
+			e := newEvent(id, time.Now(), randomSnapshot(time.Now()))
+			encodedAt := heartbeats
+			e.compress = sync.OnceFunc(func() { encoder.encode(e, encodedAt) })
+			for _, s := range streams {
+				for n := due - rand.Intn(2); n > 0; n-- { // a lagging one may skip one
+					s.addHeartbeat()
+				}
+				if rand.Intn(5) > 0 { // or the event
+					s.addEvent(e)
+				}
+			}
+		}
+		for _, s := range streams {
+			s.check(t)
+		}
+	}
+}
+
+// A gzipRecord holds what a compressed stream got, and what that should decode to.
+type gzipRecord struct {
+	conn      SSEConnection
+	got, want bytes.Buffer
+}
+
+func newGzipRecord() *gzipRecord {
+	r := &gzipRecord{conn: SSEConnection{gzip: true}}
+	r.got.WriteString(gzipHead)
+	return r
+}
+
+func (r *gzipRecord) addHeartbeat() {
+	r.got.Write(heartbeatBlock)
+	r.want.Write(heartbeatBytes)
+	r.conn.heartbeatsSinceEvent++
+}
+
+func (r *gzipRecord) addEvent(e *event) {
+	r.got.Write(r.conn.encode(e))
+	r.want.Write(e.bytes)
+	r.conn.last = e.id
+	r.conn.heartbeatsSinceEvent = 0
+}
+
+func (r *gzipRecord) check(t *testing.T) {
+	t.Helper()
+	reader, err := gzip.NewReader(&r.got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(reader)
+	if !errors.Is(err, io.ErrUnexpectedEOF) { // there is no trailer
+		t.Errorf("reading ends with %v", err)
+	}
+	if !bytes.Equal(got, r.want.Bytes()) {
+		t.Fatalf("a stream decodes to\n%q\nwant\n%q", got, r.want.Bytes())
+	}
+}
+
+// randomSnapshot is the host's, with ten activities.
+func randomSnapshot(now time.Time) []byte {
+	m := metrics{
+		time:         now,
+		cpu:          100 * rand.Float64(),
+		memory:       60 + rand.Float64(),
+		disk:         23,
+		network:      200 * rand.Float64(),
+		responseTime: float64(1 + rand.Intn(3)),
+		status:       "online",
+		message:      "System running normally",
+	}
+	return formatSnapshot(m, deployments, now)
+}
+
+var deployments = func() []activity {
+	var list []activity
+	for i := 0; i < 10; i++ {
+		message := fmt.Sprintf("Deployed v%d to production by somebody", rand.Intn(1e6))
+		list = append(list, newActivity(time.Now(), "info", message))
+	}
+	return list
+}()
+
+func TestGzipTakesAtMostFifteenPercent(t *testing.T) {
+	t.Parallel()
+	var encoder gzipEncoder
+	plain, plainReader := connectionPair(t)
+	compressed, compressedReader := connectionPair(t)
+	compressed.gzip = true
+	go io.Copy(io.Discard, plainReader)
+	go io.Copy(io.Discard, compressedReader)
+
+	now := time.Now()
+	for id := int64(1); id <= 30; id++ {
+		now = now.Add(2 * time.Second)
+		e := newEvent(id, now, randomSnapshot(now))
+		heartbeats := uint64(id / 10)
+		e.compress = sync.OnceFunc(func() { encoder.encode(e, heartbeats) })
+		for _, c := range []*SSEConnection{plain, compressed} {
+			offerAll(t, c, e, heartbeats)
+		}
+	}
+	got, all := compressed.traffic.bytes, plain.traffic.bytes
+	if got == 0 || got*100 > all*15 {
+		t.Errorf("%d bytes plain are %d compressed", all, got)
+	}
+}
+
+func TestGzipDeltaBridgesAHundredHeartbeats(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		heartbeats uint64
+		isDelta    bool
+	}{
+		{0, true},
+		{maxDeltaHeartbeats, true},
+		{maxDeltaHeartbeats + 1, false},
+		{1 << 20, false}, // of a year
+	} {
+		var encoder gzipEncoder
+		encoder.encode(newEvent(1, time.Now(), []byte("x")), 0)
+		e := newEvent(2, time.Now(), []byte("x"))
+		e.compress = func() { encoder.encode(e, c.heartbeats) }
+		stream := &SSEConnection{gzip: true, last: 1, heartbeatsSinceEvent: c.heartbeats}
+		got := bytes.Equal(stream.encode(e), e.delta)
+		if got != c.isDelta {
+			t.Errorf("after %d heartbeats a delta frame is sent: %v", c.heartbeats, got)
+		}
+	}
+}
+
+// An event that was encoded twice would be its own base.
+func TestGzipEncodesEachEventOnce(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	var conns []*SSEConnection
+	for i := 0; i < 3; i++ {
+		c, reader := testStream(t, s, true)
+		go io.Copy(io.Discard, reader)
+		conns = append(conns, c)
+	}
+	s.board.putExternal([]byte(`{"first":true}`), time.Now())
+	first := s.publish(time.Now())
+	s.forEachStream(time.Now(), s.catchUp)
+	var before []uint64
+	for _, c := range conns {
+		before = append(before, c.traffic.bytes)
+	}
+
+	s.board.putExternal([]byte(`{"second":true}`), time.Now())
+	second := s.publish(time.Now())
+	s.forEachStream(time.Now(), s.catchUp)
+	if second.deltaBase != first.id {
+		t.Errorf("the base of the delta frame is %d, want %d", second.deltaBase, first.id)
+	}
+	for i, c := range conns {
+		n := c.traffic.bytes - before[i]
+		if c.traffic.events != 2 || n != uint64(len(second.delta)) {
+			t.Errorf("a stream got %d events, the second in %d bytes, want %d",
+				c.traffic.events, n, len(second.delta))
+		}
+	}
+}
+
+func TestGzipIsIdleWithoutGzippedStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "50ms")
+	s.stream(t).event(t)
+	isEncoded := func() bool {
+		s.encoder.mu.Lock()
+		defer s.encoder.mu.Unlock()
+		return s.encoder.lastID == s.newest.Load().id
+	}
+	if isEncoded() {
+		t.Error("an event is compressed without need")
+	}
+	c := s.gzipStream(t)
+	c.event(t)
+	eventually(t, "events are compressed", isEncoded)
+	c.Close()
+	eventually(t, "events are compressed no more", func() bool { return !isEncoded() })
+}
+
+// The client gets nothing else until it has read each heartbeat.
+func TestGzipHeartbeatWaitsForNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h", "-heartbeat", "1h")
+	s.waitForSnapshot(t)
+	c := s.gzipStream(t)
+	c.event(t)
+	for i := 0; i < 3; i++ {
+		s.heartbeat(time.Now())
+		line, next := c.line(t), c.line(t)
+		if line != ": heartbeat\n" || next != "\n" {
+			t.Errorf("the next lines are %q and %q", line, next)
+		}
+	}
+}
+
+// Streams join at different times and some of them lag, with heartbeats between the events. Each
+// stream must decode to what the events were.
+func TestGzipStreamsDecodeToThePlainOne(t *testing.T) {
+	t.Parallel()
+	const streams, rounds, pauseEach = 9, 40, 10
+	s := startServer(t, "-interval", "1h", "-heartbeat", "1h")
+	s.waitForSnapshot(t)
+	pacer := s.stream(t)
+	pacer.event(t)
+
+	events := map[int64]string{s.newest.Load().id: string(s.newest.Load().bytes)}
+	gates := make([]chan bool, rounds/pauseEach) // closed one after the other
+	for i := range gates {
+		gates[i] = make(chan bool)
+	}
+	got := make([]*gzipReading, 0, streams)
+	var readers sync.WaitGroup
+	for round := 0; round < rounds; round++ {
+		if round%3 == 0 && len(got) < streams {
+			r := &gzipReading{client: s.gzipStream(t), isSlow: len(got)%3 == 0}
+			got = append(got, r)
+			readers.Add(1)
+			go func() {
+				defer readers.Done()
+				r.readTo(`"round":39}`, gates)
+			}()
+		}
+		if rand.Intn(3) == 0 {
+			s.heartbeat(time.Now())
+		}
+		noise := make([]byte, rand.Intn(6<<10)) // does not become small
+		rand.Read(noise)
+		snapshot := fmt.Sprintf(`{"noise":"%x","round":%d}`, noise, round)
+		s.board.putExternal([]byte(snapshot), time.Now())
+		e := s.publish(time.Now())
+		events[e.id] = string(e.bytes)
+		for pacer.event(t).id != e.id {
+		}
+		if round%pauseEach == pauseEach-1 {
+			close(gates[round/pauseEach])
+		}
+	}
+	readers.Wait()
+
+	heartbeats := 0
+	for i, r := range got {
+		heartbeats += r.heartbeats
+		r.check(t, fmt.Sprint("stream ", i), events)
+	}
+	skipped := s.debug(t).Skipped
+	if skipped == 0 || heartbeats < streams {
+		t.Errorf("%d events were skipped, %d heartbeats came", skipped, heartbeats)
+	}
+}
+
+// A gzipReading is what a client read from a compressed stream.
+type gzipReading struct {
+	client     *client
+	isSlow     bool
+	events     []received
+	heartbeats int
+	err        error
+}
+
+// readTo reads up to the event that ends so. A slow client waits at the gates.
+func (r *gzipReading) readTo(end string, gates []chan bool) {
+	var e received
+	for !strings.HasSuffix(string(e.data), end) {
+		line, err := r.client.r.ReadString('\n')
+		line = strings.TrimSuffix(line, "\n")
+		switch {
+		case err != nil:
+			r.err = err
+			return
+		case line == ": heartbeat":
+			r.heartbeats++
+		case strings.HasPrefix(line, "id: "):
+			fmt.Sscan(line[len("id: "):], &e.id)
+		case strings.HasPrefix(line, "data: "):
+			e.data = []byte(line[len("data: "):])
+			r.events = append(r.events, e)
+			if r.isSlow && len(r.events)%3 == 0 && len(gates) > 0 {
+				<-gates[0]
+				gates = gates[1:]
+			}
+		case line != "":
+			r.err = fmt.Errorf("a line is %q", line)
+			return
+		}
+	}
+}
+
+func (r *gzipReading) check(t *testing.T, name string, events map[int64]string) {
+	t.Helper()
+	if r.err != nil || len(r.events) < 3 {
+		t.Errorf("%s got %d events, then %v", name, len(r.events), r.err)
+	}
+	var last int64
+	for _, e := range r.events {
+		got := fmt.Sprintf("id: %d\ndata: %s\n\n", e.id, e.data)
+		if got != events[e.id] {
+			t.Errorf("%s: event %d is %.200q, want %.200q", name, e.id, got, events[e.id])
+		}
+		if e.id <= last {
+			t.Errorf("%s: event %d follows %d", name, e.id, last)
+		}
+		last = e.id
+	}
+}
+
+func TestGzipIsReadByUsualClients(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
+	url := "http://" + s.addr + "/dashboard/stream"
+	resp, err := http.Get(url) // accepts gzip and decodes it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if !resp.Uncompressed {
+		t.Error("net/http got a plain stream")
+	}
+	readUsual(t, resp.Body)
+
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("curl is not installed")
+	}
+	cmd := exec.Command(curl, "-sN", "-m", "10", "--compressed", url)
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	readUsual(t, output)
+}
+
+// readUsual reads a stream until it had some events and a heartbeat.
+func readUsual(t *testing.T, r io.Reader) {
+	t.Helper()
+	events, heartbeats := 0, 0
+	lines := bufio.NewScanner(r)
+	for (events < 5 || heartbeats < 1) && lines.Scan() {
+		switch {
+		case strings.HasPrefix(lines.Text(), `data: {"system_status"`):
+			events++
+		case lines.Text() == ": heartbeat":
+			heartbeats++
+		}
+	}
+	if events < 5 || heartbeats < 1 {
+		t.Errorf("%d events and %d heartbeats came, then %v", events, heartbeats, lines.Err())
+	}
+}
+
+// The server may stop while the request's descriptor is duplicated.
+func TestBeginOnAClosedStreamClosesTheSocket(t *testing.T) {
+	t.Parallel()
+	pair, reader := connectionPair(t)
+	c := &SSEConnection{fd: notOpen}
+	wasOpen := c.close(errShutdown)
+	if !wasOpen {
+		t.Error("a stream that has not begun is closed already")
+	}
+	c.begin(pair.fd, "head", newEvent(1, time.Now(), []byte("x")), 0)
+	pair.fd = isClosed
+
+	got, err := readAll(reader)
+	if err != nil || len(got) > 0 || c.fd != isClosed {
+		t.Errorf("the client reads %q, %v; the descriptor is %d", got, err, c.fd)
+	}
+}
+
+func TestOfferSendsEventTakenInPartWhole(t *testing.T) {
+	t.Parallel()
+	c, reader := connectionPair(t)
+	big := func(id int64) *event {
+		return newEvent(id, time.Now(), bytes.Repeat([]byte{'a' + byte(id)}, 1<<20))
+	}
+	now := time.Now()
+	err := c.sendDue(big(1), 0, now, false)
+	if err != errLagging || len(c.unsent) == 0 {
+		t.Fatalf("1 MiB was taken at once: %v", err)
+	}
+	for id := int64(2); id < 5; id++ { // 1 is finished first, then 4 is the newest
+		c.sendDue(big(id), 1, now, true)
+	}
+	all := make(chan []byte, 1) // read once
+	go func() {
+		b, _ := readAll(reader)
+		all <- b
+	}()
+	offerAll(t, c, big(4), 1)
+	if c.traffic.skipped != 2 || c.traffic.events != 2 {
+		t.Errorf("%d events were skipped and %d sent, want 2 and 2",
+			c.traffic.skipped, c.traffic.events)
+	}
+	c.close(io.EOF)
+
+	want := bytes.Join([][]byte{big(1).bytes, big(4).bytes, heartbeatBytes}, nil)
+	got := <-all
+	if !bytes.Equal(got, want) {
+		t.Errorf("%d bytes arrived, want %d: event 1, event 4 and a heartbeat", len(got), len(want))
+	}
+}
+
+// Other streams do not wait for a lagging one, even if the kernel would take the event by now.
+func TestOfferOnlyNotesEventOfLaggingStream(t *testing.T) {
+	t.Parallel()
+	c, _ := connectionPair(t)
+	now := time.Now()
+	c.lastProgress = now
+	e := newEvent(1, now, []byte("x"))
+	err := c.sendDue(e, 0, now, false)
+	if err != errLagging || c.traffic.bytes != 0 || c.pending != 1 {
+		t.Errorf("%d bytes were sent, event %d is pending, %v", c.traffic.bytes, c.pending, err)
+	}
+	err = c.sendDue(e, 0, now, true)
+	if err != nil || c.last != 1 || c.isLagging() {
+		t.Errorf("after it caught up, the last event is %d, %v", c.last, err)
+	}
+}
+
+func TestOfferKeepsPendingEventFromOlderOne(t *testing.T) {
+	t.Parallel()
+	c, reader := connectionPair(t)
+	now := time.Now()
+	c.lastProgress = now
+	c.pending = 3
+	c.sendDue(newEvent(2, now, []byte("x")), 0, now, true)
+	c.sendDue(newEvent(3, now, []byte("y")), 0, now, true)
+	c.close(io.EOF)
+	got, _ := readAll(reader)
+	want := "id: 3\ndata: y\n\n"
+	if string(got) != want {
+		t.Errorf("the stream got %q, want %q", got, want)
+	}
+}
+
+func TestOfferSendsNoEventTwiceNorAfterANewerOne(t *testing.T) {
+	t.Parallel()
+	c, reader := connectionPair(t)
+	for _, id := range []int64{5, 5, 3, 6, 4, 6} {
+		c.sendDue(newEvent(id, time.Now(), []byte("x")), 0, time.Now(), true)
+	}
+	c.close(io.EOF)
+	got, _ := readAll(reader)
+	want := "id: 5\ndata: x\n\nid: 6\ndata: x\n\n"
+	if string(got) != want {
+		t.Errorf("the stream got %q, want %q", got, want)
+	}
+}
+
+// On an edge, the external snapshot may be deleted while a stream has yet to get it.
+func TestOfferOfNoEventEndsLagging(t *testing.T) {
+	t.Parallel()
+	c, reader := connectionPair(t)
+	since := time.Now()
+	c.lastProgress = since
+	c.pending = 3
+	err := c.sendDue(nil, 1, since.Add(stallLimit), true)
+	if err != nil || c.isLagging() {
+		t.Errorf("without an event the stream is lagging: %v, %v", c.isLagging(), err)
+	}
+	err = c.sendDue(newEvent(4, since, []byte("x")), 1, since, false)
+	if err != nil {
+		t.Errorf("the next event: %v", err)
+	}
+	c.close(io.EOF)
+	got, _ := readAll(reader)
+	want := ": heartbeat\n\nid: 4\ndata: x\n\n"
+	if string(got) != want {
+		t.Errorf("the stream got %q, want %q", got, want)
+	}
+}
+
+// Bytes that the client sent would make close(2) a reset, which drops what is unsent. The client
+// reads only after its stream was closed.
+func TestCloseDeliversAllDespiteInput(t *testing.T) {
+	t.Parallel()
+	c, reader := connectionPair(t)
+	reader.(*net.TCPConn).SetReadBuffer(4096)
+	for id := int64(1); c.pending == 0 && len(c.unsent) == 0; id++ {
+		c.sendDue(newEvent(id, time.Now(), bytes.Repeat([]byte("x"), 4096)), 0, time.Now(), true)
+	}
+	io.WriteString(reader, strings.Repeat("POST / HTTP/1.1\r\n\r\n", 50))
+	eventually(t, "the bytes have arrived", func() bool {
+		n, _, _ := syscall.Recvfrom(c.fd, make([]byte, 1), syscall.MSG_PEEK)
+		return n > 0
+	})
+	want := c.traffic.bytes
+	c.close(io.EOF)
+
+	got, err := readAll(reader)
+	if err != nil || uint64(len(got)) != want {
+		t.Errorf("%d of %d bytes arrived, %v", len(got), want, err)
+	}
+}
+
+// Not parallel: it makes the system calls what they are where their numbers are not known.
+func TestSocketFallbacksMoveTheSameBytes(t *testing.T) {
+	sendto, recvfrom := sendtoCall, recvfromCall
+	defer func() { sendtoCall, recvfromCall = sendto, recvfrom }()
+	e := newEvent(1, time.Now(), bytes.Repeat([]byte("0123456789"), 100<<10))
+	want := append(slices.Clone(e.bytes), heartbeatBytes...)
+
+	for _, name := range []string{"raw calls", "fallbacks"} {
+		if name == "fallbacks" {
+			sendtoCall, recvfromCall = 0, 0
+		}
+		c, reader := connectionPair(t)
+		all := make(chan []byte, 1) // read once
+		go func() {
+			b := make([]byte, len(want))
+			reader.SetReadDeadline(time.Now().Add(10 * time.Second))
+			n, _ := io.ReadFull(reader, b)
+			all <- b[:n]
+		}()
+		offerAll(t, c, e, 1)
+		got := <-all
+		if !bytes.Equal(got, want) || c.traffic.bytes != uint64(len(want)) {
+			t.Errorf("%s: %d bytes were sent and %d arrived, want %d",
+				name, c.traffic.bytes, len(got), len(want))
+		}
+
+		err := c.checkClient()
+		if err != nil {
+			t.Errorf("%s: without input: %v", name, err)
+		}
+		io.WriteString(reader, "bytes that the server did not ask for")
+		err = c.checkClient()
+		if err != nil {
+			t.Errorf("%s: with input: %v", name, err)
+		}
+		reader.(*net.TCPConn).CloseWrite()
+		eventually(t, name+" see the end of the input", func() bool {
+			return c.checkClient() == io.EOF
+		})
+		reset(reader)
+		eventually(t, name+" see the reset", func() bool {
+			return reasonOf(c.sendDue(newEvent(2, time.Now(), []byte("x")), 1, time.Now(), true)) == "client"
+		})
+	}
+}
+
+// A fullConn is a connection in a process that has no descriptor to spare.
+type fullConn struct {
+	net.Conn
+}
+
+func (fullConn) SyscallConn() (syscall.RawConn, error) {
+	return nil, syscall.EMFILE
+}
+
+func TestStreamThatCannotBeTakenOverIsRejected(t *testing.T) {
+	t.Parallel()
+	closed, _ := tcpPair(t)
+	closed.Close()
+	open, reader := tcpPair(t) // but a ResponseRecorder cannot be hijacked
+	s := testServer(t)
+
+	for i, conn := range []net.Conn{fullConn{}, closed, open} {
+		for _, accept := range []string{typeEvents, "*/*"} {
+			r := httptest.NewRequest("GET", "/dashboard/stream", nil)
+			r = r.WithContext(context.WithValue(r.Context(), connKey{}, conn))
+			r.Host = "localhost"
+			r.Header.Set("Accept", accept)
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, r)
+			checkRejectedStream(t, accept, w)
+		}
+		n := uint64(2 * (i + 1))
+		totals := s.totals
+		if totals.opened != 0 || totals.rejected != n || len(totals.closed) > 0 {
+			t.Errorf("after a %T: opened %d, rejected %d, closed %v, want only %d rejected", conn,
+				totals.opened, totals.rejected, totals.closed, n)
+		}
+		if len(s.conns) > 0 {
+			t.Errorf("after a %T %d streams are open", conn, len(s.conns))
+		}
+	}
+
+	open.Close()
+	_, err := readAll(reader)
+	if err != nil {
+		t.Errorf("a duplicate stayed open: %v", err)
+	}
+}
+
+func checkRejectedStream(t *testing.T, accept string, w *httptest.ResponseRecorder) {
+	t.Helper()
+	code, body := 503, regexp.MustCompile(`^The server is unable to open a stream: [^\n]+\.\n$`)
+	if accept == typeEvents {
+		code, body = 200, regexp.MustCompile(`^retry: \d{4,5}\n: unable to open a stream\n\n$`)
+	}
+	if w.Code != code || !body.MatchString(w.Body.String()) {
+		t.Errorf("a request for %s gets %d %q", accept, w.Code, w.Body)
+	}
+	hasWait := w.Header().Get("Retry-After") != ""
+	if hasWait != (code == 503) || w.Header().Get("Connection") != "close" {
+		t.Errorf("a request for %s gets %v", accept, w.Header())
+	}
+}
+
+func TestGzipAcceptEncoding(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		header string
+		want   bool
+	}{
+		{"", false},
+		{"identity", false},
+		{"br, zstd", false},
+		{"gzip;q=0", false},
+		{"gzip; q=0.0", false},
+		{"br, gzip ;q=0", false},
+		{"gzip;q=x", false},
+		{"xgzip", false},
+		{"*", false},
+		{"gzip", true},
+		{"GZip", true},
+		{"gzip, deflate, br, zstd", true},
+		{"br;q=1.0, gzip;q=0.8, *;q=0.1", true},
+		{"deflate , gzip; q=1", true},
+	} {
+		r := &http.Request{Header: http.Header{"Accept-Encoding": {c.header}}}
+		got := acceptsGzip(r)
+		if got != c.want {
+			t.Errorf("Accept-Encoding %q: %v, want %v", c.header, got, c.want)
+		}
+	}
+}
+
+// Where a header is valid (RFC 9110), its first gzip decides. Where it is not, nothing is
+// compressed for a header that does not contain gzip.
+func FuzzAcceptEncoding(f *testing.F) {
+	for _, line := range []string{"gzip, deflate, br, zstd", "br;q=1.0, gzip;q=0.8, *;q=0.1",
+		"GZip ; q=0.000", "GZIP", "gzip;q=1.", "gzip;\tq=0", "x-gzip,,gzip", "gzip;q=NaN",
+		"gzip;q=0x1p-2", "g zip", ";gzip,"} {
+		f.Add(line, "gzip;q=0")
+		f.Add("identity", line)
+	}
+	f.Fuzz(func(t *testing.T, first, second string) {
+		accepts := func(lines ...string) bool {
+			return acceptsGzip(&http.Request{Header: http.Header{"Accept-Encoding": lines}})
+		}
+		header := first + "," + second
+		got := accepts(first, second)
+		want, valid := referenceAcceptsGzip(header)
+		isTabbed := want && strings.Contains(header, "\t") // a tab may cost the compression
+		if valid && got != want && !isTabbed {
+			t.Errorf("%q is taken for %v, want %v", header, got, want)
+		}
+		compact := strings.ReplaceAll(strings.ToLower(header), " ", "")
+		if got && !strings.Contains(compact, "gzip") {
+			t.Errorf("%q is taken for gzip", header)
+		}
+		if got != accepts(header) || got != accepts("br", header, "*;q=0") {
+			t.Errorf("%q is something else on one line, or beside others", header)
+		}
+	})
+}
+
+var codingPattern = regexp.MustCompile("^[ \t]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)" +
+	"(?:[ \t]*;[ \t]*[qQ]=(0(?:\\.[0-9]{0,3})?|1(?:\\.0{0,3})?))?[ \t]*$")
+
+func referenceAcceptsGzip(header string) (accepts, valid bool) {
+	isDecided := false
+	for _, part := range strings.Split(header, ",") {
+		m := codingPattern.FindStringSubmatch(part)
+		if m == nil && strings.Trim(part, " \t") != "" {
+			return false, false
+		}
+		if m == nil || isDecided || !strings.EqualFold(m[1], "gzip") {
+			continue
+		}
+		isDecided = true
+		accepts = m[2] == "" || strings.ContainsAny(m[2], "123456789")
+	}
+	return accepts, true
 }
 
 func BenchmarkBroadcast(b *testing.B) {
@@ -558,31 +1342,69 @@ func BenchmarkBroadcast(b *testing.B) {
 		b.Run(fmt.Sprint(streams), func(b *testing.B) {
 			s := testServer(b)
 			for i := 0; i < streams; i++ {
-				c, reader := connectionPair(b)
+				_, reader := testStream(b, s, false)
 				go io.Copy(io.Discard, reader)
-				s.conns[c] = struct{}{}
 			}
-			data := eventBytes(1, bytes.Repeat([]byte("x"), 550))
+			e := newEvent(1, time.Now(), bytes.Repeat([]byte("x"), 550))
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := 0; i < b.N; i++ {
-				s.newest.Store(&frame{id: int64(i + 1), bytes: data})
-				s.fanOut(time.Now(), s.offer)
+				s.newest.Store(&event{id: int64(i + 1), bytes: e.bytes})
+				s.forEachStream(time.Now(), s.offer)
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*streams), "ns/delivery")
+			delivery := float64(b.Elapsed().Nanoseconds()) / float64(b.N*streams)
+			b.ReportMetric(delivery, "ns/delivery")
 		})
 	}
 }
 
+// publish broadcasts at once, whenever the last broadcast was.
+func (s *SSEServer) publish(now time.Time) *event {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	return s.publishLocked(now, "test")
+}
+
+const gzipRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n" +
+	"Accept-Encoding: gzip\r\n\r\n"
+
+// gzipStream opens a compressed stream and reads its head. The client reads the rest as plain text.
+func (s *server) gzipStream(t testing.TB) *client {
+	t.Helper()
+	c := s.connect(t, gzipRequest)
+	c.Conn.(*net.TCPConn).SetReadBuffer(8 << 10)
+	head := ""
+	for !strings.HasSuffix(head, "\r\n\r\n") {
+		head += c.line(t)
+	}
+	if !strings.Contains(head, "\r\nContent-Encoding: gzip\r\n") ||
+		!strings.Contains(head, "\r\nVary: Origin, Accept-Encoding\r\n") {
+		t.Fatalf("the head is %q", head)
+	}
+
+	reader, err := gzip.NewReader(c.r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.r = bufio.NewReader(reader)
+	line := c.line(t)
+	if !strings.HasPrefix(line, "retry: ") {
+		t.Fatalf("the stream begins with %q", line)
+	}
+	return c
+}
+
 // connOf is the server's side of a client's stream.
-func (s *server) connOf(c *client) *SSEConnection {
+func (s *server) connOf(t testing.TB, c *client) *SSEConnection {
+	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for sc := range s.conns {
-		if sc.remote == c.LocalAddr().String() {
-			return sc
+	for conn := range s.conns {
+		if conn.remote == c.LocalAddr().String() {
+			return conn
 		}
 	}
+	t.Fatal("the server does not know the stream")
 	return nil
 }
 
@@ -594,76 +1416,123 @@ func (s *server) smallReader(t testing.TB) *client {
 	return c
 }
 
-// fill broadcasts until the kernel has taken nothing for c, which does not read, for a while.
-func (s *server) fill(t testing.TB, c *client) {
+// largeSnapshot fills a client's receive buffer within a few events.
+var largeSnapshot = []byte(`{"noise":"` + strings.Repeat("x", 32<<10) + `"}`)
+
+// fill broadcasts until the kernel takes nothing more for c, whose client does not read.
+func fill(t testing.TB, s *SSEServer, c *SSEConnection) {
 	t.Helper()
-	sc := s.connOf(c)
-	refused := 0
-	for i := 0; i < 50000 && refused < 20; i++ {
-		s.broadcast(time.Now())
-		sc.mu.Lock()
-		if sc.owed == 0 {
-			refused = 0
-		} else {
-			refused++
+	const enough = 100
+
+	rejected := 0 // in a row
+	for i := 0; i < 50000 && rejected < enough; i++ {
+		c.mu.Lock()
+		before, isLagging := c.traffic.bytes, c.isLagging()
+		c.mu.Unlock()
+		if !isLagging {
+			s.publish(time.Now())
 		}
-		sc.mu.Unlock()
-		if refused > 0 {
-			time.Sleep(2 * time.Millisecond)
+		s.forEachStream(time.Now(), s.catchUp)
+
+		if c.currentTraffic().bytes > before {
+			rejected = 0
+			continue
 		}
+		rejected++
+		time.Sleep(time.Millisecond) // the client's kernel may have to acknowledge
 	}
-	if refused < 20 {
+	if rejected < enough {
 		t.Fatal("the kernel takes ever more")
 	}
 }
 
-// eventBytes is an event as a frame has it.
-func eventBytes(id int64, data []byte) []byte {
-	return fmt.Appendf(nil, "id: %d\ndata: %s\n\n", id, data)
+// offerAll offers c an event and the heartbeats until c has got everything.
+func offerAll(t testing.TB, c *SSEConnection, e *event, beats uint64) {
+	t.Helper()
+	eventually(t, "the stream has got everything", func() bool {
+		err := c.sendDue(e, beats, time.Now(), true)
+		if err != nil && err != errLagging {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+}
+
+// testStream opens a stream of a server that does not run. It also returns its client's end.
+func testStream(t testing.TB, s *SSEServer, gzip bool) (*SSEConnection, net.Conn) {
+	t.Helper()
+	c, reader := connectionPair(t)
+	c.gzip = gzip
+	ok := s.reserve(c)
+	if !ok {
+		t.Fatal("the server has no room")
+	}
+	return c, reader
 }
 
 // connectionPair is a stream that belongs to no server, and its client's end.
 func connectionPair(t testing.TB) (*SSEConnection, net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	accepted, reader := tcpPair(t)
+	raw, err := accepted.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	reader, err := net.Dial("tcp", l.Addr().String())
+	fd, err := duplicate(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := conn.(*net.TCPConn).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd, err := syscall.Dup(int(f.Fd()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	conn.Close()
-	syscall.SetNonblock(fd, true)
-	syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, sendBuffer)
+	accepted.Close()
+	configureSocket(fd)
+
 	c := &SSEConnection{fd: fd}
-	t.Cleanup(func() {
-		c.close(io.EOF)
-		reader.Close()
-	})
+	t.Cleanup(func() { c.close(io.EOF) })
 	return c, reader
 }
 
-// notSent is the number of bytes in a socket's send queue that have not left: SIOCOUTQNSD.
+// tcpPair is the two ends of a connection.
+func tcpPair(t testing.TB) (accepted, reader net.Conn) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	reader, err = net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { reader.Close() })
+	accepted, err = listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { accepted.Close() })
+	return accepted, reader
+}
+
+// readAll reads up to the end of a connection. It waits for that for ten seconds.
+func readAll(conn net.Conn) ([]byte, error) {
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	return io.ReadAll(conn)
+}
+
+// reset closes a connection at once, whatever is unread or unsent.
+func reset(conn net.Conn) {
+	conn.(*net.TCPConn).SetLinger(0)
+	conn.Close()
+}
+
+// notSent is the number of bytes in a socket's send queue that have not left it.
 func notSent(t testing.TB, fd int) int {
 	t.Helper()
+	const siocoutqnsd = 0x894B // of Linux
+
 	var n int32
-	if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), 0x894B, uintptr(unsafe.Pointer(&n))); e != 0 {
-		t.Fatal(e)
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), siocoutqnsd,
+		uintptr(unsafe.Pointer(&n)))
+	if errno != 0 {
+		t.Fatal(errno)
 	}
 	return int(n)
 }
@@ -675,4 +1544,27 @@ func openFiles(t testing.TB) int {
 		t.Skip(err)
 	}
 	return len(names)
+}
+
+func TestStreamCountsAPendingEventThatIsDeleted(t *testing.T) {
+	t.Parallel()
+	c := &SSEConnection{pending: 7}
+	c.notePending(nil)
+	if c.pending != 0 || c.traffic.skipped != 1 {
+		t.Errorf("pending %d, skipped %d, want 0 and 1", c.pending, c.traffic.skipped)
+	}
+}
+
+func TestStreamWithoutADescriptorIsNotCounted(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	if !s.reserve(&SSEConnection{fd: notOpen}) {
+		t.Fatal("there is no room")
+	}
+	s.board.update(metrics{time: time.Now()}, nil)
+	s.publish(time.Now())
+	streams := s.newest.Load().streams
+	if streams != 0 || len(s.conns) != 1 {
+		t.Errorf("a broadcast reached %d streams, %d are known, want 0 and 1", streams, len(s.conns))
+	}
 }

@@ -1,0 +1,919 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http/httptest"
+	"reflect"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// deleteSnapshot ends an external snapshot.
+func (s *server) deleteSnapshot(t testing.TB) {
+	t.Helper()
+	code, _, body := s.request(t, "DELETE", "/dashboard/snapshot")
+	if code != 204 || body != "" {
+		t.Errorf("DELETE returns %d %q", code, body)
+	}
+}
+
+// post posts an activity, as JSON.
+func (s *server) post(t testing.TB, activity string) (code int, body string) {
+	t.Helper()
+	code, _, body = s.send(t, "POST", "/dashboard/activities", activity, "Content-Type", typeJSON)
+	return code, body
+}
+
+// messages are those of the activities of an event.
+func (e received) messages(t testing.TB) []string {
+	t.Helper()
+	var list []string
+	for _, a := range e.snapshot(t).Activities {
+		list = append(list, a.Message)
+	}
+	return list
+}
+
+// heartbeat reads the next lines, which must be a heartbeat.
+func (c *client) heartbeat(t testing.TB) {
+	t.Helper()
+	got := c.line(t) + c.line(t)
+	if got != ": heartbeat\n\n" {
+		t.Fatalf("instead of a heartbeat comes %q", got)
+	}
+}
+
+// recent returns the recent activities, newest first.
+func (b *board) recent() []activity {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.activities)
+}
+
+// longMessage is an activity whose message has n characters.
+func longMessage(n int) string {
+	return `{"message":"` + strings.Repeat("ä", n) + `"}`
+}
+
+func TestActivityReachesEachStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	clients := []*client{s.stream(t), s.stream(t)}
+	for _, c := range clients {
+		c.event(t)
+	}
+
+	code, head, body := s.send(t, "POST", "/dashboard/activities",
+		`{"message":"Deployed v42 — 🚀","level":"success"}`,
+		"Content-Type", "application/json; charset=utf-8")
+	var reply struct {
+		Activity activity
+		ID       int64
+		Streams  int
+	}
+	err := json.Unmarshal([]byte(body), &reply)
+	if code != 201 || err != nil || head.Get("Content-Type") != typeJSON {
+		t.Fatalf("posting returns %d %q", code, body)
+	}
+	if reply.Streams != 2 {
+		t.Errorf("the answer counts %d streams, want 2", reply.Streams)
+	}
+
+	for _, c := range clients {
+		e := c.event(t)
+		got := e.snapshot(t).Activities[1]
+		want := activity{Time: got.Time, Message: "Deployed v42 — 🚀", Level: "success",
+			CSSClass: "activity-success"}
+		if got != want || reply.Activity != got || reply.ID != e.id {
+			t.Errorf("event %d has %+v, want %+v; the answer is %+v", e.id, got, want, reply)
+		}
+	}
+}
+
+func TestActivityLevelIsInfoByDefault(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	s.waitForSnapshot(t)
+	code, body := s.post(t, `{"message":"x"}`)
+	if code != 201 || !strings.Contains(body, `"level":"info","css_class":"activity-info"`) {
+		t.Errorf("without a level, posting returns %d %q", code, body)
+	}
+}
+
+func TestActivityRejectionsSayWhy(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	s.waitForSnapshot(t)
+	before := s.newest.Load()
+
+	tests := []struct {
+		contentType, body string
+		code              int
+		want              string
+	}{
+		{"", `{"message":"x"}`, 415, "Content-Type"},
+		{"text/plain", `{"message":"x"}`, 415, "Content-Type"},
+		{"application/x-www-form-urlencoded", `message=x`, 415, "Content-Type"},
+		{typeJSON, `{"message":"x"}` + strings.Repeat(" ", 4096), 413, "4096"},
+		{typeJSON, ``, 400, "JSON"},
+		{typeJSON, ` `, 400, "JSON"},
+		{typeJSON, `{"message":"x"`, 400, "JSON"},
+		{typeJSON, `{"message":"x"}{}`, 400, "JSON"},
+		{typeJSON, `[{"message":"x"}]`, 400, "JSON"},
+		{typeJSON, `"x"`, 400, "JSON"},
+		{typeJSON, `null`, 400, "JSON"},
+		{typeJSON, `{}`, 400, "message"},
+		{typeJSON, `{"Message":"x"}`, 400, "message"},
+		{typeJSON, `{"message":""}`, 400, "message"},
+		{typeJSON, `{"message":null}`, 400, "message"},
+		{typeJSON, `{"message":7}`, 400, "message"},
+		{typeJSON, `{"message":["x"]}`, 400, "message"},
+		{typeJSON, `{"message":"a\nb"}`, 400, "message"},
+		{typeJSON, `{"message":"a\u0000b"}`, 400, "message"},
+		{typeJSON, `{"message":"a\u0085b"}`, 400, "message"},
+		{typeJSON, longMessage(501), 400, "message"},
+		{typeJSON, "{\"message\":\"a\xffb\"}", 400, "UTF-8"},
+		{typeJSON, `{"message":"x","level":"fatal"}`, 400, "level"},
+		{typeJSON, `{"message":"x","level":""}`, 400, "level"},
+		{typeJSON, `{"message":"x","level":null}`, 400, "level"},
+		{typeJSON, `{"message":"x","level":1}`, 400, "level"},
+		{typeJSON, `{"message":"x","levle":"info"}`, 400, "level"},
+	}
+	for _, test := range tests {
+		code, _, body := s.send(t, "POST", "/dashboard/activities", test.body,
+			"Content-Type", test.contentType)
+		if code != test.code || !oneSentence.MatchString(body) || !strings.Contains(body, test.want) {
+			t.Errorf("%.60q (%s) returns %d %q, want %d and %q",
+				test.body, test.contentType, code, body, test.code, test.want)
+		}
+	}
+
+	half := dial(t, s.addr, "POST /dashboard/activities HTTP/1.1\r\nHost: localhost\r\n"+
+		"Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{\"mess")
+	half.Conn.(*net.TCPConn).CloseWrite()
+	if line := half.line(t); line != "HTTP/1.1 400 Bad Request\r\n" {
+		t.Errorf("half a body returns %q", line)
+	}
+
+	if s.newest.Load() != before || len(s.board.recent()) != 0 {
+		t.Errorf("a rejected activity is there: %+v", s.board.recent())
+	}
+	code, body := s.post(t, longMessage(500))
+	if code != 201 {
+		t.Errorf("500 characters return %d %q", code, body)
+	}
+}
+
+func TestActivityIsRejectedWhileExternalShows(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	c.event(t)
+	s.put(t, `{"n":1}`)
+	c.event(t)
+
+	code, body := s.post(t, `{"message":"unseen"}`)
+	if code != 409 || !oneSentence.MatchString(body) {
+		t.Errorf("posting returns %d %q", code, body)
+	}
+	s.deleteSnapshot(t)
+	if got := c.event(t).messages(t); !slices.Equal(got, []string{"Dashboard updated"}) {
+		t.Errorf("after DELETE the activities are %q", got)
+	}
+}
+
+func TestActivityFloodKeepsTheLatestTen(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	c.event(t)
+
+	post := func(message string) {
+		code, body := s.post(t, `{"message":"`+message+`"}`)
+		if code != 201 {
+			t.Errorf("posting returns %d %q", code, body)
+		}
+	}
+	s.flood(t, 8, func(worker int) {
+		for i := 0; i < 10; i++ {
+			post(fmt.Sprintf("%d of %d", i, worker))
+		}
+	}, func() { post("last") })
+
+	got := c.event(t).messages(t)
+	for len(got) < 2 || got[1] != "last" {
+		got = c.event(t).messages(t)
+	}
+	if len(got) != 11 {
+		t.Errorf("there are %d activities, want 11", len(got))
+	}
+}
+
+func TestActivitiesAreTheLatestTenNewestFirst(t *testing.T) {
+	t.Parallel()
+	var b board
+	b.update(metrics{time: time.Now()}, []activity{newActivity(time.Now(), "warning", "alarm")})
+	want := []string{"Dashboard updated"}
+	for i := 1; i <= 12; i++ {
+		b.add(newActivity(time.Now(), "info", strconv.Itoa(i)))
+	}
+	for i := 12; i > 2; i-- {
+		want = append(want, strconv.Itoa(i))
+	}
+
+	got := received{data: b.snapshot(time.Now())}.messages(t)
+	if !slices.Equal(got, want) {
+		t.Errorf("the activities are %q, want %q", got, want)
+	}
+}
+
+func TestActivitiesHaveTestBroadcastsInARowOnce(t *testing.T) {
+	t.Parallel()
+	b := board{metrics: metrics{time: time.Now()}}
+	now := time.Now()
+	b.add(newTestActivity(now))
+	b.add(newTestActivity(now))
+	b.add(newActivity(now, "info", "Deployed"))
+	b.add(newTestActivity(now))
+	b.add(newTestActivity(now.Add(time.Second)))
+
+	e := received{data: b.snapshot(now)}
+	want := []string{"Dashboard updated", "Test broadcast", "Deployed", "Test broadcast"}
+	if got := e.messages(t); !slices.Equal(got, want) {
+		t.Errorf("the activities are %q, want %q", got, want)
+	}
+	newest := now.Add(time.Second).Format(time.TimeOnly)
+	if got := e.snapshot(t).Activities[1].Time; got != newest {
+		t.Errorf("the test broadcast is of %s, want %s", got, newest)
+	}
+}
+
+func TestActivityNamedTestBroadcastStays(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	c.event(t)
+
+	s.post(t, `{"message":"Test broadcast"}`)
+	c.event(t)
+	s.trigger(t)
+	c.event(t)
+	s.trigger(t)
+	got := c.event(t).messages(t)
+	want := []string{"Dashboard updated", "Test broadcast", "Test broadcast"}
+	if !slices.Equal(got, want) {
+		t.Errorf("after two triggers the activities are %q, want %q", got, want)
+	}
+}
+
+func TestSnapshotPutIsSentAsItIs(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	before := c.event(t)
+
+	tests := []struct{ put, want string }{
+		{"{\n  \"b\": 1.50,\r\n\t\"a\": [\"é \\u2028\"]\n}", `{"b":1.50,"a":["é \u2028"]}`},
+		{`{"c":2}`, `{"c":2}`},
+		{`{"html":"<a href='x'>&amp;</a>"}`, `{"html":"<a href='x'>&amp;</a>"}`},
+		{`{"escaped":"\u003c\/\u003e"}`, `{"escaped":"\u003c\/\u003e"}`},
+		{"{\"separators\":\"\u2028\u2029\"}", "{\"separators\":\"\u2028\u2029\"}"},
+		{`{"n":1e999,"n":0.10,"":[]}`, `{"n":1e999,"n":0.10,"":[]}`},
+		{`{}`, `{}`},
+	}
+	for _, test := range tests {
+		s.put(t, test.put)
+		got := c.event(t)
+		if string(got.data) != test.want || got.id <= before.id {
+			t.Errorf("%s is sent as %d %s, want %s", test.put, got.id, got.data, test.want)
+		}
+
+		first := s.stream(t).event(t)
+		if string(first.data) != test.want || first.id != got.id {
+			t.Errorf("a new stream begins with %d %s, want %d %s",
+				first.id, first.data, got.id, test.want)
+		}
+		before = got
+	}
+}
+
+func TestSnapshotOf64KiBDoesNotGrow(t *testing.T) {
+	t.Parallel()
+	const limit = 64 << 10
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	c.event(t)
+
+	for _, char := range []string{"<", ">", "&", "x"} {
+		fill := limit - len(`{"a":""}`)
+		snapshot := `{"a":"` + strings.Repeat(char, fill) + `"}`
+		s.put(t, snapshot)
+		got := c.event(t)
+		if string(got.data) != snapshot {
+			t.Errorf("%d bytes of %q are sent as %d bytes", limit, char, len(got.data))
+		}
+	}
+}
+
+func TestSnapshotPutAgainIsSentAgain(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "0")
+	c := s.stream(t)
+	c.event(t)
+
+	s.put(t, `{"n":1}`)
+	first := c.event(t)
+	s.put(t, `{"n":1}`)
+	again := c.event(t)
+	if again.id <= first.id || string(again.data) != string(first.data) {
+		t.Errorf("after %d %s comes %d %s", first.id, first.data, again.id, again.data)
+	}
+}
+
+func TestSnapshotStaysOnShowUntilDelete(t *testing.T) {
+	t.Parallel()
+	s := testReadyServer(t)
+	const snapshot = `{"system_status":{"status":"online","message":"fine"}}`
+	ask(t, s, "PUT", "/dashboard/snapshot", []byte(snapshot))
+	put := s.newest.Load()
+
+	// The host is read all the same, but nothing of it is sent.
+	later := time.Now().Add(24 * time.Hour)
+	s.tick(later)
+	if got := s.board.latest().time; !got.Equal(later) {
+		t.Errorf("the host was read at %v, want %v", got, later)
+	}
+	if got := s.newest.Load(); got != put {
+		t.Errorf("after a day the newest event is %s", got.bytes)
+	}
+	if got := string(s.board.snapshot(later)); got != snapshot {
+		t.Errorf("after a day the board shows %s", got)
+	}
+	if got := s.board.status(); got != "online" {
+		t.Errorf("after a day the status is %q", got)
+	}
+
+	ask(t, s, "DELETE", "/dashboard/snapshot", nil)
+	got := received{data: dataOf(t, s.newest.Load())}.snapshot(t)
+	if got.SystemStatus.Status == "" || s.newest.Load().id <= put.id {
+		t.Errorf("after DELETE the newest event is %s", s.newest.Load().bytes)
+	}
+}
+
+func TestSnapshotRejectionsSayWhy(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	s.waitForSnapshot(t)
+	before := s.newest.Load()
+
+	tests := []struct {
+		contentType, body string
+		code              int
+		want              string
+	}{
+		{"", `{}`, 415, "application/json"},
+		{"text/event-stream", `{}`, 415, "application/json"},
+		{typeJSON, `{"a":"` + strings.Repeat("x", 64<<10) + `"}`, 413, "65536"},
+		{typeJSON, `[]`, 400, "JSON object"},
+		{typeJSON, `7`, 400, "JSON object"},
+		{typeJSON, `null`, 400, "JSON object"},
+		{typeJSON, ``, 400, "JSON object"},
+		{typeJSON, ` `, 400, "JSON object"},
+		{typeJSON, `{"a":}`, 400, "JSON object"},
+		{typeJSON, `{}{}`, 400, "JSON object"},
+		{typeJSON, "{\"a\":\"\xff\"}", 400, "UTF-8"},
+	}
+	for _, test := range tests {
+		code, _, body := s.send(t, "PUT", "/dashboard/snapshot", test.body,
+			"Content-Type", test.contentType)
+		if code != test.code || !oneSentence.MatchString(body) || !strings.Contains(body, test.want) {
+			t.Errorf("%.30q (%s) returns %d %q, want %d and %q",
+				test.body, test.contentType, code, body, test.code, test.want)
+		}
+	}
+	if s.newest.Load() != before || s.board.source() != sourceHost {
+		t.Errorf("a rejected snapshot is on show: %s", s.newest.Load().bytes)
+	}
+}
+
+func TestSnapshotFloodSendsTheNewest(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	c.event(t)
+
+	put := func(i int) { s.put(t, fmt.Sprintf(`{"n":%d}`, i)) }
+	s.flood(t, 100, put, func() { s.put(t, `{"n":"last"}`) })
+	for string(c.event(t).data) != `{"n":"last"}` {
+	}
+}
+
+func TestEdgeSendsNothingBeforeTheFirstPut(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-edge", "-interval", "100ms", "-heartbeat", "200ms")
+	s.board.add(newActivity(time.Now(), "warning", "Memory at 93%")) // this host's
+	c := s.stream(t)
+
+	// The host was read, so that its metrics could be sent.
+	eventually(t, "the host is read", func() bool { return !s.board.latest().time.IsZero() })
+	c.heartbeat(t)
+	c.heartbeat(t)
+	code, body := s.post(t, `{"message":"x"}`)
+	if code != 409 || !oneSentence.MatchString(body) {
+		t.Errorf("a posted activity returns %d %q", code, body)
+	}
+	if h := s.history(t); h.Interval != 0 || len(h.Samples) > 0 {
+		t.Errorf("the history is %+v", h)
+	}
+	if got := s.debug(t).Broadcasts; got != 0 {
+		t.Errorf("there were %d broadcasts", got)
+	}
+
+	s.put(t, `{"n":1}`)
+	if got := c.event(t); string(got.data) != `{"n":1}` {
+		t.Errorf("after a PUT the stream has %s", got.data)
+	}
+}
+
+func TestEdgeWaitsAgainAfterDelete(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-edge", "-interval", "100ms", "-heartbeat", "200ms")
+	s.put(t, `{"n":1}`)
+	s.stream(t).event(t)
+
+	s.deleteSnapshot(t)
+	c := s.stream(t)
+	c.heartbeat(t)
+	s.put(t, `{"n":2}`)
+	if got := c.event(t); string(got.data) != `{"n":2}` {
+		t.Errorf("after the next PUT the stream has %s", got.data)
+	}
+}
+
+func TestEdgeDeleteStallsNoLaggingStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-edge")
+	c := s.stream(t)
+	s.put(t, `{"n":1}`)
+	c.event(t)
+
+	// The stream lags as if the kernel had taken nothing of the newest event.
+	start := time.Now()
+	s.mu.Lock()
+	for conn := range s.conns {
+		conn.mu.Lock()
+		conn.last--
+		conn.pending = s.newest.Load().id
+		conn.lastProgress = start
+		conn.mu.Unlock()
+	}
+	s.mu.Unlock()
+
+	s.deleteSnapshot(t)
+	s.forEachStream(start.Add(2*stallLimit), s.catchUp)
+	s.forEachStream(start.Add(4*stallLimit), s.catchUp)
+	d := s.debug(t)
+	if d.Open != 1 || d.Streams[0].Lagging != 0 {
+		t.Fatalf("after DELETE the state is %+v", d)
+	}
+	s.put(t, `{"n":2}`)
+	if got := c.event(t); string(got.data) != `{"n":2}` {
+		t.Errorf("after the next PUT the stream has %s", got.data)
+	}
+}
+
+func TestStatusIsThatOfWhatIsOnShow(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ snapshot, want string }{
+		{`{"system_status":{"status":"degraded","message":"x"}}`, "degraded"},
+		{`{"x":{"status":"no"},"system_status":{"x":1,"status":"stale"}}`, "stale"},
+		{`{"system_status":{"status":"a\"b\\c\nd é"}}`, "a\"b\\c\nd é"},
+		{`{"system_status":{"status":""}}`, ""},
+		{`{"system_status":{"status":7}}`, ""},
+		{`{"system_status":{"status":null}}`, ""},
+		{`{"system_status":{"status":["online"]}}`, ""},
+		{`{"system_status":{"status":{"status":"online"}}}`, ""},
+		{`{"system_status":{"Status":"online"}}`, ""},
+		{`{"system_status":"online"}`, ""},
+		{`{"system_status":null}`, ""},
+		{`{"status":"online"}`, ""},
+		{`{}`, ""},
+	}
+	for _, test := range tests {
+		b := board{metrics: metrics{status: "online"}}
+		b.putExternal([]byte(test.snapshot), time.Now())
+		if got := b.status(); got != test.want {
+			t.Errorf("the status of %s is %q, want %q", test.snapshot, got, test.want)
+		}
+		b.deleteExternal()
+		if got := b.status(); got != "online" {
+			t.Errorf("after DELETE the status is %q, want that of the host", got)
+		}
+	}
+
+	edge := board{edge: true, metrics: metrics{status: "online"}}
+	if got := edge.status(); got != "" {
+		t.Errorf("the status of an edge without a snapshot is %q", got)
+	}
+}
+
+func TestSnapshotAgeIsThatOfItsContent(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	b := board{}
+	check := func(when string, now, want float64) {
+		t.Helper()
+		got := b.age(at(int(now)))
+		if got != want && !(math.IsNaN(got) && math.IsNaN(want)) {
+			t.Errorf("%s the age is %v, want %v", when, got, want)
+		}
+	}
+
+	check("before the first reading", 0, math.NaN())
+	b.update(metrics{time: at(0)}, nil)
+	b.snapshot(at(1))
+	check("of the host's snapshot", 3, 2)
+	b.putExternal([]byte(`{"n":1}`), at(10))
+	check("after a PUT", 15, 5)
+	b.putExternal([]byte(`{"n":1}`), at(20))
+	b.snapshot(at(21))
+	check("after the same was put again", 22, 12)
+	b.putExternal([]byte(`{"n":2}`), at(30))
+	check("after another was put", 31, 1)
+
+	b.deleteExternal()
+	b.snapshot(at(40))
+	check("after DELETE", 42, 2)
+	b.putExternal([]byte(`{"n":2}`), at(50))
+	check("after the same was put anew", 51, 1)
+
+	b.edge = true
+	b.deleteExternal()
+	check("on an edge without a snapshot", 60, math.NaN())
+}
+
+type historyReply struct {
+	Now      int64
+	Interval float64
+	Streams  int
+	Samples  []struct {
+		Time         int64
+		CPU          *float64
+		Memory       *float64
+		Disk         *float64
+		Network      *float64
+		ResponseTime *float64 `json:"response_time"`
+	}
+}
+
+// history is the answer of /dashboard/history, which may have no other fields.
+func (s *SSEServer) history(t testing.TB) historyReply {
+	t.Helper()
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/dashboard/history", nil))
+	var reply historyReply
+	decoder := json.NewDecoder(w.Body)
+	decoder.DisallowUnknownFields()
+	err := decoder.Decode(&reply)
+	if err != nil || w.Header().Get("Content-Type") != typeJSON {
+		t.Fatalf("%v in %q, %v", err, w.Body, w.Header())
+	}
+	return reply
+}
+
+func TestHistoryHasTheLastTenMinutes(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		interval    string
+		least, most int // samples
+	}{
+		{"2s", 301, 301},
+		{"1s", 300, 301},
+		{"100ms", 301, 316},
+		{"3s", 201, 201},
+		{"10m", 2, 2},
+		{"1h", 1, 1},
+	}
+	for _, test := range tests {
+		s := testServer(t, "-interval", test.interval)
+		if h := s.history(t); len(h.Samples) != 0 {
+			t.Errorf("before the first reading there are %d samples", len(h.Samples))
+		}
+		interval := s.config.interval
+		now := time.Now()
+		end := now.Add(25 * time.Minute)
+		for ; now.Before(end); now = now.Add(interval) {
+			s.board.update(metrics{time: now}, nil)
+		}
+
+		h := s.history(t)
+		if got := len(h.Samples); got < test.least || got > test.most {
+			t.Fatalf("at %s there are %d samples, want %d to %d",
+				test.interval, got, test.least, test.most)
+		}
+		if h.Interval != interval.Seconds() {
+			t.Errorf("the interval is %v, want %v", h.Interval, interval.Seconds())
+		}
+		newest := h.Samples[len(h.Samples)-1]
+		age := now.UnixMilli() - newest.Time
+		if age < 0 || age > interval.Milliseconds()+2000 {
+			t.Errorf("at %s the newest sample is %d ms old", test.interval, age)
+		}
+		for i, sample := range h.Samples[1:] {
+			if gap := sample.Time - h.Samples[i].Time; gap < 1900 {
+				t.Errorf("at %s two samples are %d ms apart", test.interval, gap)
+			}
+		}
+	}
+}
+
+func TestHistoryHasNullWhereNothingWasMeasured(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	now := time.Now()
+	s.board.update(metrics{time: now, cpu: 45.216, memory: 67.004, disk: 23.4, network: 124.956,
+		responseTime: 1.4}, nil)
+	s.board.update(metrics{time: now.Add(2 * time.Second), cpu: math.NaN(), memory: math.NaN(),
+		disk: math.NaN(), network: math.NaN(), responseTime: math.NaN()}, nil)
+
+	h := s.history(t)
+	got, err := json.Marshal(h.Samples)
+	want := fmt.Sprintf(`[{"Time":%d,"CPU":45.22,"Memory":67,"Disk":23,"Network":124.96,`+
+		`"response_time":1},{"Time":%d,"CPU":null,"Memory":null,"Disk":null,"Network":null,`+
+		`"response_time":null}]`, now.UnixMilli(), now.UnixMilli()+2000)
+	if err != nil || string(got) != want {
+		t.Errorf("the samples are\n%s, want\n%s", got, want)
+	}
+	if age := time.Now().UnixMilli() - h.Now; age < 0 || age > 60_000 {
+		t.Errorf("the server's time is %d, %d ms ago", h.Now, age)
+	}
+}
+
+func TestHistoryIsEmptyWhileExternalShows(t *testing.T) {
+	t.Parallel()
+	s := testServer(t, "-interval", "2s")
+	s.board.update(metrics{time: time.Now()}, nil)
+	check := func(when string, interval float64, samples int) {
+		t.Helper()
+		h := s.history(t)
+		if h.Interval != interval || h.Samples == nil || len(h.Samples) != samples {
+			t.Errorf("%s the interval is %v with %d samples, want %v with %d",
+				when, h.Interval, len(h.Samples), interval, samples)
+		}
+	}
+
+	check("before", 2, 1)
+	s.board.putExternal([]byte(`{}`), time.Now())
+	check("while an external snapshot is on show,", 0, 0)
+	s.board.deleteExternal()
+	check("after DELETE", 2, 1)
+}
+
+func TestHistoryEndsWithWhatTheStreamShows(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	shown := s.stream(t).event(t).snapshot(t).Metrics
+
+	h := s.history(t)
+	if len(h.Samples) != 1 || h.Streams != 1 {
+		t.Fatalf("the history is %+v", h)
+	}
+	sample := h.Samples[0]
+	tests := []struct {
+		name, unit, shown string
+		value             *float64
+	}{
+		{"cpu", "%", shown.CPU, sample.CPU},
+		{"memory", "%", shown.Memory, sample.Memory},
+		{"disk", "%", shown.Disk, sample.Disk},
+		{"network", " Mbps", shown.Network, sample.Network},
+		{"response time", "ms", shown.ResponseTime, sample.ResponseTime},
+	}
+	for _, test := range tests {
+		if test.value == nil {
+			if test.shown != notMeasured {
+				t.Errorf("%s is null, the stream has %q", test.name, test.shown)
+			}
+			continue
+		}
+		got, err := strconv.ParseFloat(strings.TrimSuffix(test.shown, test.unit), 64)
+		if err != nil || math.Abs(got-*test.value) > 0.51 {
+			t.Errorf("%s is %v, the stream has %q", test.name, *test.value, test.shown)
+		}
+	}
+}
+
+var snapshotPattern = regexp.MustCompile(
+	`^\{"system_status":\{"status":"(online|degraded|critical)",` +
+		`"uptime":"(less than a minute|(\d+ (day|hour|minute)s?)(, \d+ (hour|minute)s?)?)",` +
+		`"last_check":"\d\d:\d\d:\d\d","message":"[^"]+"\},` +
+		`"metrics":\{"cpu":"\d+%","memory":"\d+%","disk":"\d+%",` +
+		`"network":"(\d\.\d|\d\d+) Mbps|N/A","response_time":"\d+ms"\},` +
+		`"activities":\[\{"time":"\d\d:\d\d:\d\d","message":"Dashboard updated","level":"info",` +
+		`"css_class":"activity-info"\}.*\],"timestamp":"\d\d:\d\d:\d\d"\}$`)
+
+func TestSnapshotHasTheFormatOfRails(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 28, 15, 4, 5, 0, time.Local)
+	m := metrics{
+		time:         now.Add(-time.Second),
+		cpu:          44.5,
+		memory:       67.2,
+		disk:         23,
+		network:      124.96,
+		responseTime: 87,
+		uptime:       62*time.Hour + time.Minute,
+		status:       "online",
+		message:      "System running normally",
+	}
+	recent := []activity{newActivity(now.Add(-time.Minute), "warning", "Memory at 93%")}
+
+	got := string(formatSnapshot(m, recent, now))
+	want := `{"system_status":{"status":"online","uptime":"2 days, 14 hours",` +
+		`"last_check":"15:04:04","message":"System running normally"},` +
+		`"metrics":{"cpu":"45%","memory":"67%","disk":"23%","network":"125 Mbps",` +
+		`"response_time":"87ms"},` +
+		`"activities":[{"time":"15:04:05","message":"Dashboard updated","level":"info",` +
+		`"css_class":"activity-info"},` +
+		`{"time":"15:03:05","message":"Memory at 93%","level":"warning",` +
+		`"css_class":"activity-warning"}],"timestamp":"15:04:05"}`
+	if got != want {
+		t.Errorf("the snapshot is\n%s, want\n%s", got, want)
+	}
+	if !snapshotPattern.MatchString(got) {
+		t.Errorf("the pattern does not match %s", got)
+	}
+}
+
+func TestSnapshotOfThisHostIsMeasured(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("the metrics are those of Linux")
+	}
+	s := startServer(t)
+	got := s.stream(t).event(t)
+	if !snapshotPattern.Match(got.data) {
+		t.Errorf("the first snapshot is\n%s", got.data)
+	}
+}
+
+// testReadyServer does not run, but has read the host and broadcasts.
+func testReadyServer(t testing.TB, args ...string) *SSEServer {
+	t.Helper()
+	s := testServer(t, args...)
+	s.readHost(time.Now())
+	close(s.firstReady)
+	s.broadcast("test")
+	return s
+}
+
+// ask sends a request to a server that does not run. A rejected request must change nothing.
+func ask(t testing.TB, s *SSEServer, method, path string, body []byte) *httptest.ResponseRecorder {
+	t.Helper()
+	before := s.newest.Load()
+	before.time = time.Time{} // no broadcast has to wait
+	lastID, broadcasts := s.lastID.Load(), s.totals.broadcasts
+	recent, external := s.board.recent(), s.board.external
+
+	r := httptest.NewRequest(method, "http://localhost"+path, bytes.NewReader(body))
+	r.RemoteAddr = "127.0.0.1:1234"
+	r.Header.Set("Content-Type", typeJSON)
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	if w.Code < 400 {
+		return w
+	}
+
+	if !oneSentence.MatchString(w.Body.String()) {
+		t.Errorf("the answer is %d %q", w.Code, w.Body)
+	}
+	if s.newest.Load() != before || s.lastID.Load() != lastID || s.totals.broadcasts != broadcasts {
+		t.Errorf("rejected with %d, it made a broadcast", w.Code)
+	}
+	if !slices.Equal(s.board.recent(), recent) || !bytes.Equal(s.board.external, external) {
+		t.Errorf("rejected with %d, it is on the board", w.Code)
+	}
+	return w
+}
+
+// dataOf returns the data of e, which must be one event with one line of data.
+func dataOf(t testing.TB, e *event) []byte {
+	t.Helper()
+	text, hasID := bytes.CutPrefix(e.bytes, fmt.Appendf(nil, "id: %d\ndata: ", e.id))
+	data, hasEnd := bytes.CutSuffix(text, []byte("\n\n"))
+	isLine := hasID && hasEnd && !bytes.ContainsAny(data, "\r\n")
+	if !isLine || !utf8.Valid(data) || !json.Valid(data) || data[0] != '{' {
+		t.Fatalf("this is no event of one line: %q", e.bytes)
+	}
+	return data
+}
+
+func FuzzPostedActivity(f *testing.F) {
+	for _, body := range []string{
+		`{"message":"Deployed v42 — 🚀","level":"success"}`,
+		`{"message":"a\u2028b\ud800"}`,
+		`{"Message":"<b>\\n","message":"x"}`,
+		"{\"message\":\"a\r\nb\"}",
+		`{"message":"a\nid: 1"}`,
+		`{"message":"x","level":7}`,
+		`[{}]`,
+		"\ufeff{}",
+		` `,
+		"{\"message\":\"\xff\"}",
+	} {
+		f.Add([]byte(body))
+	}
+	s := testReadyServer(f)
+
+	f.Fuzz(func(t *testing.T, body []byte) {
+		w := ask(t, s, "POST", "/dashboard/activities", body)
+		if w.Code >= 400 {
+			return
+		}
+		var reply struct {
+			Activity activity
+			ID       int64
+		}
+		err := json.Unmarshal(w.Body.Bytes(), &reply)
+		if err != nil || w.Code != 201 || reply.ID != s.newest.Load().id {
+			t.Fatalf("the answer is %d %q", w.Code, w.Body)
+		}
+
+		var posted struct{ Message, Level string }
+		json.Unmarshal(body, &posted)
+		got := received{data: dataOf(t, s.newest.Load())}.snapshot(t).Activities[1]
+		if got != reply.Activity || got.Message != posted.Message {
+			t.Errorf("%q becomes %+v, the answer has %+v", body, got, reply.Activity)
+		}
+		length := utf8.RuneCountInString(got.Message)
+		if length < 1 || length > 500 || strings.ContainsFunc(got.Message, unicode.IsControl) {
+			t.Errorf("%q becomes the message %q", body, got.Message)
+		}
+		isLevel := slices.Contains([]string{"info", "success", "warning", "error"}, got.Level)
+		isPosted := posted.Level == "" || posted.Level == got.Level
+		if !isLevel || !isPosted || got.CSSClass != "activity-"+got.Level {
+			t.Errorf("%q becomes %+v", body, got)
+		}
+	})
+}
+
+func FuzzPutSnapshot(f *testing.F) {
+	for _, body := range []string{
+		`{"system_status":{"status":"online","message":"fine"},"metrics":{"cpu":"1%"}}`,
+		"{\n \"b\": 1.50,\r\n\t\"a\": \"<é> \\u2028\u2028\"}",
+		`{"system_status":{"status":null},"system_status":"x"}`,
+		`{"a":1}{"b":2}`,
+		`{"a":"\n\ndata: x"}`,
+		"{\"a\":\"\xff\"}",
+		`{"a":"<>&"}`,
+		`[]`,
+		`{"n":1e999}`,
+		``,
+	} {
+		f.Add([]byte(body))
+	}
+	s := testReadyServer(f)
+
+	decode := func(t *testing.T, b []byte) map[string]any {
+		var value map[string]any
+		decoder := json.NewDecoder(bytes.NewReader(b))
+		decoder.UseNumber()
+		err := decoder.Decode(&value)
+		if err != nil && err != io.EOF {
+			t.Fatalf("%v in %q", err, b)
+		}
+		return value
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		w := ask(t, s, "PUT", "/dashboard/snapshot", body)
+		if w.Code >= 400 {
+			return
+		}
+		if w.Code != 204 || w.Body.Len() > 0 {
+			t.Fatalf("the answer is %d %q", w.Code, w.Body)
+		}
+
+		got, want := dataOf(t, s.newest.Load()), decode(t, body)
+		if !reflect.DeepEqual(decode(t, got), want) || len(got) > len(body) {
+			t.Errorf("%q becomes %q", body, got)
+		}
+		systemStatus, _ := want["system_status"].(map[string]any)
+		status, _ := systemStatus["status"].(string)
+		if s.board.status() != status {
+			t.Errorf("the status of %q is %q, want %q", body, s.board.status(), status)
+		}
+	})
+}
