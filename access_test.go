@@ -190,7 +190,7 @@ func TestAccessWithoutTokenIsLocalToChange(t *testing.T) {
 			if got != want {
 				t.Errorf("%s from %s with %q gets %d, want %d", method, c.remote, c.header, got, want)
 			}
-			if a.maySeeViewers(r) != c.isLocal {
+			if a.maySeeDetails(r) != c.isLocal {
 				t.Errorf("%s with %q may see viewers: %v", c.remote, c.header, !c.isLocal)
 			}
 		}
@@ -236,7 +236,7 @@ func TestAccessWithTokenNeedsIt(t *testing.T) {
 				if got != c.want {
 					t.Errorf("%s %s with %q gets %d, want %d", method, path, c.authorization, got, c.want)
 				}
-				if !a.maySeeViewers(r) {
+				if !a.maySeeDetails(r) {
 					t.Error("who has the token may not see viewers")
 				}
 			}
@@ -401,9 +401,9 @@ func TestAccessTokenIsReadOrEndsTheStart(t *testing.T) {
 		{"s3cret", "", "s3cret", ""},
 		{" s3cret\n", "", "s3cret", ""},
 		{"", file, "s3cret", ""},
-		{"  ", "", "", "SSE_TOKEN is blank: set it to the token, or unset it"},
+		{"  ", "", "", "SSE_TOKEN is blank: it must have the token"},
 		{"s3cret", file, "", "SSE_TOKEN and -token-file are both set: set one of them"},
-		{"", empty, "", "-token-file " + empty + " is empty"},
+		{"", empty, "", "-token-file " + empty + " is blank: it must have the token"},
 		{"", "/nowhere/token", "",
 			"reading -token-file: open /nowhere/token: no such file or directory"},
 	} {

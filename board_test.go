@@ -352,7 +352,7 @@ func TestSnapshotStaysOnShowUntilDelete(t *testing.T) {
 	// The host is read all the same, but nothing of it is sent.
 	later := time.Now().Add(24 * time.Hour)
 	s.tick(later)
-	if got := s.board.latest().time; !got.Equal(later) {
+	if got := s.board.view(time.Now()).metrics.time; !got.Equal(later) {
 		t.Errorf("the host was read at %v, want %v", got, later)
 	}
 	if got := s.newest.Load(); got != put {
@@ -361,7 +361,7 @@ func TestSnapshotStaysOnShowUntilDelete(t *testing.T) {
 	if got := string(s.board.snapshot(later)); got != snapshot {
 		t.Errorf("after a day the board shows %s", got)
 	}
-	if got := s.board.status(); got != "online" {
+	if got := s.board.view(time.Now()).status; got != "online" {
 		t.Errorf("after a day the status is %q", got)
 	}
 
@@ -426,8 +426,6 @@ func TestEdgeSendsNothingBeforeTheFirstPut(t *testing.T) {
 	s.board.add(newActivity(time.Now(), "warning", "Memory at 93%")) // this host's
 	c := s.stream(t)
 
-	// The host was read, so that its metrics could be sent.
-	eventually(t, "the host is read", func() bool { return !s.board.latest().time.IsZero() })
 	c.heartbeat(t)
 	c.heartbeat(t)
 	code, body := s.post(t, `{"message":"x"}`)
@@ -514,17 +512,17 @@ func TestStatusIsThatOfWhatIsOnShow(t *testing.T) {
 	for _, test := range tests {
 		b := board{metrics: metrics{status: "online"}}
 		b.putExternal([]byte(test.snapshot), time.Now())
-		if got := b.status(); got != test.want {
+		if got := b.view(time.Now()).status; got != test.want {
 			t.Errorf("the status of %s is %q, want %q", test.snapshot, got, test.want)
 		}
 		b.deleteExternal()
-		if got := b.status(); got != "online" {
+		if got := b.view(time.Now()).status; got != "online" {
 			t.Errorf("after DELETE the status is %q, want that of the host", got)
 		}
 	}
 
 	edge := board{edge: true, metrics: metrics{status: "online"}}
-	if got := edge.status(); got != "" {
+	if got := edge.view(time.Now()).status; got != "" {
 		t.Errorf("the status of an edge without a snapshot is %q", got)
 	}
 }
@@ -536,7 +534,7 @@ func TestSnapshotAgeIsThatOfItsContent(t *testing.T) {
 	b := board{}
 	check := func(when string, now, want float64) {
 		t.Helper()
-		got := b.age(at(int(now)))
+		got := b.view(at(int(now))).age
 		if got != want && !(math.IsNaN(got) && math.IsNaN(want)) {
 			t.Errorf("%s the age is %v, want %v", when, got, want)
 		}
@@ -912,8 +910,8 @@ func FuzzPutSnapshot(f *testing.F) {
 		}
 		systemStatus, _ := want["system_status"].(map[string]any)
 		status, _ := systemStatus["status"].(string)
-		if s.board.status() != status {
-			t.Errorf("the status of %q is %q, want %q", body, s.board.status(), status)
+		if s.board.view(time.Now()).status != status {
+			t.Errorf("the status of %q is %q, want %q", body, s.board.view(time.Now()).status, status)
 		}
 	})
 }

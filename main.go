@@ -153,7 +153,7 @@ type SSEServer struct {
 	totals       totals
 }
 
-// totals count what has happened since the start.
+// totals count events and streams since the start.
 type totals struct {
 	opened        uint64            // streams
 	rejected      uint64            // streams
@@ -229,8 +229,8 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	return nil
 }
 
-// startLoops starts everything that runs beside the requests. The sampler's own loops and the
-// heartbeat end with ctx, the others with loopsCtx.
+// startLoops starts all that runs beside the requests. The heartbeat and the loops for disk and
+// probe end with ctx. The other loops end with loopsCtx.
 func (s *SSEServer) startLoops(ctx, loopsCtx context.Context) *sync.WaitGroup {
 	var loops sync.WaitGroup
 	start := func(loop func()) {
@@ -240,18 +240,21 @@ func (s *SSEServer) startLoops(ctx, loopsCtx context.Context) *sync.WaitGroup {
 			loop()
 		}()
 	}
-	heartbeat := s.config.heartbeat
 
-	start(func() { every(ctx, heartbeat, heartbeat, s.heartbeat) })
-	start(func() { s.sampler.probeLoop(ctx) })
-	start(func() { s.sampleLoop(loopsCtx) })
-	start(func() { s.catchUpLoop(loopsCtx) })
+	interval := s.config.heartbeat
+	start(func() { every(ctx, interval, interval, s.heartbeat) })
 	start(func() { every(loopsCtx, sweepInterval, sweepInterval, s.sweep) })
 	start(func() { every(loopsCtx, time.Second, time.Second, s.summarizeStreams) })
+	start(func() { s.catchUpLoop(loopsCtx) })
 
+	if s.config.edge { // it never shows the host, so it does not read it
+		close(s.firstReady)
+		return &loops
+	}
+	start(func() { s.sampleLoop(loopsCtx) })
+	start(func() { s.sampler.probeLoop(ctx) })
 	// It is never joined, because statfs(2) of a dead network mount does not return.
 	go every(ctx, 0, s.sampler.interval, s.sampler.readDisk)
-
 	return &loops
 }
 
@@ -404,7 +407,7 @@ func (s *SSEServer) heartbeat(now time.Time) {
 	s.log.Log(context.Background(), logLevel, "heartbeat", "streams", streams)
 }
 
-// A fanOut holds what forEachStream needs from one call to the next.
+// A fanOut keeps the sorted streams between two calls of forEachStream.
 type fanOut struct {
 	mu      sync.Mutex // guards following; one fan-out at a time
 	sorted  []*SSEConnection
@@ -434,7 +437,7 @@ func (s *SSEServer) sortConnsLocked() {
 	s.mu.Lock()
 	isCurrent := f.changes == s.connsChanges
 	if !isCurrent {
-		clear(f.sorted) // lets closed streams go
+		clear(f.sorted) // so that closed streams can be freed
 		f.sorted = f.sorted[:0]
 		for c := range s.conns {
 			f.sorted = append(f.sorted, c)
@@ -467,7 +470,8 @@ func callForEach(conns []*SSEConnection, now time.Time,
 			if i >= len(conns) {
 				return
 			}
-			switch err := f(conns[i], now); err {
+			err := f(conns[i], now)
+			switch err {
 			case nil:
 				count.Add(1)
 			case errLagging, errNotOpen: // catchUpLoop and serveStream take care of it
@@ -479,17 +483,17 @@ func callForEach(conns []*SSEConnection, now time.Time,
 		}
 	}
 
-	// This goroutine is one of the workers.
-	var workers sync.WaitGroup
-	for n := min(runtime.GOMAXPROCS(0), len(conns)/connsPerWorker); n > 1; n-- {
-		workers.Add(1)
+	workers := min(runtime.GOMAXPROCS(0), len(conns)/connsPerWorker)
+	var others sync.WaitGroup
+	for i := 1; i < workers; i++ { // this goroutine is the first worker
+		others.Add(1)
 		go func() {
-			defer workers.Done()
+			defer others.Done()
 			work()
 		}()
 	}
 	work()
-	workers.Wait()
+	others.Wait()
 	return int(count.Load()), failures
 }
 
@@ -539,7 +543,7 @@ func (s *SSEServer) catchUpLoop(ctx context.Context) {
 	}
 }
 
-// sweepInterval is the time between two looks whether clients are gone.
+// sweepInterval is the time between two checks for clients that are gone.
 const sweepInterval = 1500 * time.Millisecond
 
 // A sweeper keeps the time of the last sweep.
@@ -604,8 +608,8 @@ func (s *SSEServer) release(c *SSEConnection) {
 }
 
 var (
-	errLagging  = errors.New("has not got everything yet")
-	errNotOpen  = errors.New("has no descriptor")
+	errLagging  = errors.New("the stream is lagging")
+	errNotOpen  = errors.New("the stream has no descriptor")
 	errStalled  = errors.New("took nothing for " + stallLimit.String())
 	errShutdown = errors.New("the server is shutting down")
 )
@@ -623,6 +627,65 @@ func reasonOf(err error) string {
 	return "error"
 }
 
+func (s *SSEServer) logStart() {
+	attrs := []any{"url", localURL(s.listener) + "/", "version", version}
+	s.log.Info("listening", append(attrs, s.config.changed...)...)
+	if s.config.token == "" && !s.access.onLoopback {
+		s.log.Warn("no token: anyone who can reach the port can read the stream and trigger " +
+			"broadcasts; set SSE_TOKEN")
+	}
+}
+
+// causeInterval is the cause of broadcasts that nothing but time has caused.
+const causeInterval = "interval"
+
+func (s *SSEServer) logBroadcast(e *event, cause string, duration time.Duration) {
+	logLevel := slog.LevelInfo
+	if cause == causeInterval {
+		logLevel = slog.LevelDebug
+	}
+	s.log.Log(context.Background(), logLevel, "broadcast",
+		"cause", cause, "id", e.id, "streams", e.streams, "duration", duration)
+}
+
+func (s *SSEServer) summarizeStreams(time.Time) {
+	s.mu.Lock()
+	open := len(s.conns)
+	s.mu.Unlock()
+	s.streamLog.summarize(open)
+}
+
+// every calls step after first, and then after each interval, until ctx is done.
+func every(ctx context.Context, first, interval time.Duration, step func(now time.Time)) {
+	if !sleep(ctx, first) {
+		return
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+
+	step(time.Now())
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C: // its own time may be long past, if the last step took long
+			step(time.Now())
+		}
+	}
+}
+
+// sleep returns false if ctx is done before d has passed.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
 // An event is a snapshot as streams get it, encoded once for all of them. Its bytes never change.
 type event struct {
 	id      int64
@@ -632,7 +695,7 @@ type event struct {
 
 	// For compressed streams. The first one to need them calls compress, which makes the rest.
 	compress        func()
-	key             []byte // decodes without what came before
+	key             []byte // decodes with an empty window
 	delta           []byte // for streams that got that event and as many heartbeats since
 	deltaBase       int64  // id of the event before, as far as the encoder knows
 	deltaHeartbeats uint64 // since then
@@ -664,7 +727,8 @@ type gzipEncoder struct {
 	heartbeats uint64 // that were due when it was encoded
 }
 
-// maxDeltaHeartbeats bounds the work of a delta frame, if no event comes for long.
+// maxDeltaHeartbeats limits the work for a delta frame if no event comes for long. It also catches
+// a negative difference: an older event may be encoded after a newer one.
 const maxDeltaHeartbeats = 100
 
 // encode makes the key frame and the delta frame of e. heartbeats is the number due so far.
@@ -684,7 +748,7 @@ func (g *gzipEncoder) encode(e *event, heartbeats uint64) {
 	g.lastID = e.id
 	g.heartbeats = heartbeats
 
-	// Brings the window to what those streams have got.
+	// Adds the heartbeats to the window.
 	g.compressLocked(bytes.Repeat(heartbeatBytes, int(e.deltaHeartbeats)))
 	e.delta = g.compressLocked(e.bytes)
 
@@ -716,7 +780,7 @@ func storedBlock(b []byte) []byte {
 type SSEConnection struct {
 	mu                   sync.Mutex // guards following
 	fd                   int        // notOpen or isClosed, if negative
-	unsent               []byte     // the rest of what was partly sent
+	unsent               []byte     // the rest of a partly sent event
 	last                 int64      // id of the newest event that was begun
 	pending              int64      // id of the event that the stream has yet to get; 0: none
 	heartbeats           uint64     // the number of the last heartbeat that it has got
@@ -739,8 +803,9 @@ const (
 	isClosed = -2
 )
 
-// stallLimit is the time without progress after which a lagging stream is closed. If all was sent
-// and the client acknowledges nothing, the kernel's own limit ends the stream: configureSocket.
+// stallLimit is the time without progress after which a lagging stream is closed. Progress means
+// that the kernel took something. A client that needs longer for one event looks stalled. If all
+// was sent and nothing is acknowledged, the kernel's limit ends the stream: configureSocket.
 const stallLimit = 30 * time.Second
 
 // traffic counts what was sent.
@@ -811,6 +876,8 @@ func (c *SSEConnection) sendDue(newest *event, heartbeats uint64, now time.Time,
 	return c.checkProgress(now, hasProgress)
 }
 
+// The methods from here to encodeOwn are called with c.mu held.
+
 // notePending makes newest the event that the stream has to get. An older pending event is skipped.
 func (c *SSEConnection) notePending(newest *event) {
 	if newest == nil { // an edge's snapshot was deleted
@@ -856,7 +923,7 @@ func (c *SSEConnection) sendEvent(newest *event) {
 	c.traffic.events++
 }
 
-// sendHeartbeat sends one heartbeat for all that were due.
+// sendHeartbeat sends one heartbeat, even if several are due.
 func (c *SSEConnection) sendHeartbeat(heartbeats uint64) {
 	if c.pending != 0 || len(c.unsent) > 0 || c.err != nil {
 		return
@@ -1041,7 +1108,9 @@ func duplicate(raw syscall.RawConn) (int, error) {
 		syscall.ForkLock.RLock()
 		defer syscall.ForkLock.RUnlock()
 		fd, dupErr = syscall.Dup(int(old))
-		syscall.CloseOnExec(fd)
+		if dupErr == nil {
+			syscall.CloseOnExec(fd)
+		}
 	})
 	if err == nil {
 		err = dupErr
@@ -1052,7 +1121,7 @@ func duplicate(raw syscall.RawConn) (int, error) {
 	return fd, nil
 }
 
-// configureSocket bounds what the kernel keeps for a stream.
+// configureSocket limits the kernel's buffers of a stream.
 func configureSocket(fd int) {
 	const (
 		sendBuffer    = 64 << 10
@@ -1082,8 +1151,8 @@ func sendNow(fd int, b []byte) (int, error) {
 	return syscall.SendmsgN(fd, b, nil, nil, flags)
 }
 
-// discardInput reads away a few reads' worth of what the client sent. It returns io.EOF if the
-// client has closed its side.
+// discardInput drops what the client sent, at most 64 KiB. It returns io.EOF if the client has
+// closed its side.
 func discardInput(fd int) error {
 	const reads = 4
 
@@ -1345,14 +1414,16 @@ func (s *SSEServer) rejectStream(w http.ResponseWriter, r *http.Request, err err
 
 	s.mu.Lock()
 	s.totals.rejected++
-	state := fmt.Sprintf("full, %d streams are open", len(s.conns))
+	open, isStopping := len(s.conns), s.stopping
+	s.mu.Unlock()
+
+	state := fmt.Sprintf("full, %d streams are open", open)
 	switch {
-	case s.stopping:
+	case isStopping:
 		state = "stopping"
 	case err != nil:
 		state = "unable to open a stream"
 	}
-	s.mu.Unlock()
 	s.streamLog.rejected(r.RemoteAddr, state, err)
 
 	w.Header().Set("Connection", "close")
@@ -1526,17 +1597,17 @@ func (s *SSEServer) serveHealth(w http.ResponseWriter, _ *http.Request) {
 
 // A serverState is what /dashboard/debug and /metrics both show, and what needs a lock.
 type serverState struct {
-	conns         []*SSEConnection // open streams, newest first
-	totals        totals
-	traffic       traffic // of all streams, open or closed
-	status        string  // on show; "" if there is none
-	snapshotAge   float64 // seconds; NaN if there is no snapshot
-	latestMetrics metrics
+	conns   []*SSEConnection // open streams, newest first
+	totals  totals
+	traffic traffic // of all streams, open or closed
+	board   boardView
 }
 
 func (s *SSEServer) state(now time.Time) serverState {
+	state := serverState{board: s.board.view(now)}
+
 	s.mu.Lock()
-	state := serverState{totals: s.totals}
+	state.totals = s.totals
 	state.totals.closed = maps.Clone(s.totals.closed)
 	for c := range s.conns {
 		state.conns = append(state.conns, c)
@@ -1548,9 +1619,6 @@ func (s *SSEServer) state(now time.Time) serverState {
 	for _, c := range state.conns {
 		state.traffic = state.traffic.plus(c.currentTraffic())
 	}
-	state.status = s.board.status()
-	state.snapshotAge = s.board.age(now)
-	state.latestMetrics = s.board.latest()
 	return state
 }
 
@@ -1567,9 +1635,11 @@ func (s *SSEServer) serveDebug(w http.ResponseWriter, r *http.Request) {
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 
-	// The addresses of viewers are not for everybody.
+	// Settings may have secrets in a URL, and streams have the addresses of viewers.
+	var settings map[string]string
 	var streams []any
-	if s.access.maySeeViewers(r) {
+	if s.access.maySeeDetails(r) {
+		settings = s.config.settings
 		streams = describeStreams(state.conns, now)
 	}
 
@@ -1577,10 +1647,10 @@ func (s *SSEServer) serveDebug(w http.ResponseWriter, r *http.Request) {
 		"version":              version,
 		"started":              s.started,
 		"uptime":               formatUptime(now.Sub(s.started)),
-		"settings":             s.config.settings,
-		"source":               s.board.source(),
-		"status":               state.status,
-		"snapshot_age_seconds": rounded(state.snapshotAge, 3),
+		"settings":             settings,
+		"source":               state.board.source,
+		"status":               state.board.status,
+		"snapshot_age_seconds": rounded(state.board.age, 3),
 		"streams_open":         len(state.conns),
 		"streams_allowed":      s.config.maxStreams,
 		"streams_opened":       state.totals.opened,
@@ -1637,7 +1707,7 @@ func (c *SSEConnection) describe(now time.Time) map[string]any {
 // GET /metrics
 func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	state := s.state(time.Now())
-	totals, host := state.totals, state.latestMetrics
+	totals, host := state.totals, state.board.metrics
 	lines := []metricLine{
 		gauge("sse_streams_open", "Open streams.", float64(len(state.conns))),
 		counter("sse_streams_opened_total", "Streams opened.", float64(totals.opened)),
@@ -1649,8 +1719,8 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 		counter("sse_broadcasts_total", "Broadcasts.", float64(totals.broadcasts)),
 		counter("sse_broadcast_seconds_total", "Time spent in broadcasts.",
 			totals.broadcastTime.Seconds()),
-		gauge("sse_snapshot_age_seconds", "Time since the snapshot on show last changed.",
-			state.snapshotAge),
+		gauge("sse_snapshot_age_seconds", "Time since the shown snapshot last changed.",
+			state.board.age),
 		gauge("sse_host_cpu_ratio", "Busy part of the CPUs.", host.cpu/100),
 		gauge("sse_host_memory_ratio", "Memory in use.", host.memory/100),
 		gauge("sse_host_disk_ratio", "Disk in use.", host.disk/100),
@@ -1664,9 +1734,9 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 		m := counter("sse_streams_closed_total", "Streams closed.", count)
 		lines = append(lines, m.with("reason", reason))
 	}
-	if state.status != "" {
-		m := gauge("sse_status", "The status on show; always 1.", 1)
-		lines = append(lines, m.with("status", state.status))
+	if state.board.status != "" {
+		m := gauge("sse_status", "The shown status; always 1.", 1)
+		lines = append(lines, m.with("status", state.board.status))
 	}
 	writeMetrics(w, lines)
 }
@@ -1767,8 +1837,8 @@ func (a access) check(r *http.Request) *rejection {
 	return nil
 }
 
-// maySeeViewers tells whether a request that was not rejected may see the addresses of viewers.
-func (a access) maySeeViewers(r *http.Request) bool {
+// maySeeDetails tells whether a request that was not rejected may see settings and viewers.
+func (a access) maySeeDetails(r *http.Request) bool {
 	return a.token != "" || isLocal(r)
 }
 
@@ -1822,7 +1892,8 @@ func isSafe(method string) bool {
 
 var proxyHeader = regexp.MustCompile("^(Forwarded|Via|X-Forwarded-.*|X-Real-Ip)$")
 
-// isLocal tells whether a request comes from this machine and through no proxy.
+// isLocal tells whether a request comes from this machine and through no proxy. A proxy on this
+// machine that sends none of these headers is not recognised.
 func isLocal(r *http.Request) bool {
 	// The header counts even if it is empty, because a client may have sent it so.
 	for name := range r.Header {
@@ -1866,24 +1937,50 @@ func hostOf(origin string) string {
 // A board is what viewers see: the host's metrics and recent activities, or an external snapshot.
 // It does no I/O.
 type board struct {
-	edge bool // the host's own metrics are never shown
+	edge bool // there are no metrics of the host
 
-	mu          sync.Mutex // guards following
-	metrics     metrics
-	activities  []activity // newest first
-	history     []metrics  // oldest first
-	external    []byte     // nil: none is on show
-	lastChanged time.Time  // of what is on show
+	mu             sync.Mutex // guards following
+	metrics        metrics
+	activities     []activity // newest first
+	history        []metrics  // oldest first
+	external       []byte     // nil: none is shown
+	externalStatus string     // its status
+	lastChanged    time.Time  // when the shown snapshot last changed
 }
 
-// What can be on show.
+// What can be shown.
 const (
 	sourceHost     = "host"
 	sourceExternal = "external"
 	sourceNone     = "none" // an edge without a snapshot
 )
 
-// source tells what is on show.
+// A boardView is the board at one moment.
+type boardView struct {
+	source  string
+	status  string  // system_status.status of the shown snapshot; "" if it has none
+	age     float64 // seconds since the shown snapshot last changed; NaN if there is none
+	metrics metrics // of the host
+}
+
+func (b *board) view(now time.Time) boardView {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+
+	v := boardView{source: b.sourceLocked(), age: math.NaN(), metrics: b.metrics}
+	switch v.source {
+	case sourceHost:
+		v.status = b.metrics.status
+	case sourceExternal:
+		v.status = b.externalStatus
+	}
+	if v.source != sourceNone && !b.lastChanged.IsZero() {
+		v.age = max(0, now.Sub(b.lastChanged).Seconds())
+	}
+	return v
+}
+
+// source returns the kind of the shown snapshot.
 func (b *board) source() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -1900,7 +1997,7 @@ func (b *board) sourceLocked() string {
 	return sourceHost
 }
 
-// update puts the host's newest metrics and the changes of its alarms on the board.
+// update puts the newest metrics of the host and the changes of its alarms on the board.
 func (b *board) update(m metrics, changes []activity) {
 	const (
 		historySpan = 10 * time.Minute
@@ -1938,12 +2035,15 @@ func (b *board) add(a activity) {
 
 // putExternal shows an external snapshot, one line of JSON, in place of the host's own.
 func (b *board) putExternal(snapshot []byte, now time.Time) {
+	status := statusOf(snapshot)
+
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !bytes.Equal(snapshot, b.external) {
 		b.lastChanged = now
 	}
 	b.external = snapshot
+	b.externalStatus = status
 }
 
 func (b *board) deleteExternal() {
@@ -1952,31 +2052,19 @@ func (b *board) deleteExternal() {
 	b.external = nil
 }
 
-// snapshot returns what is on show as one line of JSON, or nil if there is nothing.
+// snapshot returns the shown snapshot as one line of JSON, or nil if there is none. It notes the
+// time, because a snapshot of the host is new each time.
 func (b *board) snapshot(now time.Time) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.external != nil {
 		return b.external
 	}
-	if b.edge || b.metrics.time.IsZero() {
+	if b.metrics.time.IsZero() { // an edge, or before the first reading
 		return nil
 	}
 	b.lastChanged = now
 	return formatSnapshot(b.metrics, b.activities, now)
-}
-
-// status returns system_status.status of what is on show, or "" if that has none.
-func (b *board) status() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch b.sourceLocked() {
-	case sourceHost:
-		return b.metrics.status
-	case sourceExternal:
-		return statusOf(b.external)
-	}
-	return ""
 }
 
 // statusOf finds the status in a snapshot of any form.
@@ -1987,22 +2075,6 @@ func statusOf(snapshot []byte) string {
 	json.Unmarshal(fields["system_status"], &status)
 	json.Unmarshal(status["status"], &text) // leaves "" if it is no string
 	return text
-}
-
-// age returns the seconds since what is on show last changed, or NaN if there is nothing.
-func (b *board) age(now time.Time) float64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.sourceLocked() == sourceNone || b.lastChanged.IsZero() {
-		return math.NaN()
-	}
-	return max(0, now.Sub(b.lastChanged).Seconds())
-}
-
-func (b *board) latest() metrics {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.metrics
 }
 
 // samples returns the host's metrics of the last ten minutes.
@@ -2142,8 +2214,8 @@ func formatUptime(uptime time.Duration) string {
 	if uptime < 0 {
 		return notMeasured
 	}
-	minutes := int(uptime / time.Minute)
-	days, hours, minutes := minutes/60/24, minutes/60%24, minutes%60
+	total := int(uptime / time.Minute)
+	days, hours, minutes := total/60/24, total/60%24, total%60
 
 	switch {
 	case days > 0:
@@ -2151,7 +2223,7 @@ func formatUptime(uptime time.Duration) string {
 	case hours > 0:
 		return formatUnits(hours, "hour", minutes, "minute")
 	case minutes > 0:
-		return formatUnits(minutes, "minute", 0, "second")
+		return plural(minutes, "minute")
 	}
 	return "less than a minute"
 }
@@ -2244,7 +2316,7 @@ func newSampler(cfg config, log *slog.Logger) *sampler {
 	return h
 }
 
-// readCounters reads what rates need: their first reading.
+// readCounters takes the first reading of the rates.
 func (h *sampler) readCounters(now time.Time) {
 	h.readCPU(now)
 	h.readNetwork(now)
@@ -2255,8 +2327,8 @@ func (h *sampler) sample(now time.Time) (metrics, []activity) {
 	m := metrics{
 		time:    now,
 		network: h.readNetwork(now),
-		memory:  h.readMemory(),
-		uptime:  h.readUptime(),
+		memory:  readProc(h, "meminfo", parseMeminfo, math.NaN()),
+		uptime:  readProc(h, "uptime", parseUptime, -1),
 	}
 	var cpuMinute float64
 	m.cpu, cpuMinute = h.readCPU(now)
@@ -2272,7 +2344,7 @@ func (h *sampler) sample(now time.Time) (metrics, []activity) {
 	return m, changesOf(alarms, now)
 }
 
-// measured returns what the loops for disk and probe measured last.
+// measured returns the last results of the loops for disk and probe.
 func (h *sampler) measured(now time.Time) (disk, responseTime, probeFailures float64) {
 	const patience = 10 * time.Second // a value from before is not shown any more
 
@@ -2288,8 +2360,8 @@ func (h *sampler) measured(now time.Time) (disk, responseTime, probeFailures flo
 // readCPU returns the busy percentage since the last reading. It also returns that of the last
 // minute, or NaN until a minute has passed.
 func (h *sampler) readCPU(now time.Time) (percent, minute float64) {
-	times, err := readProc(h, "stat", parseStat)
-	if err != nil {
+	times := readProc(h, "stat", parseStat, cpuTimes{})
+	if times == (cpuTimes{}) {
 		return math.NaN(), math.NaN()
 	}
 	times.read = now
@@ -2314,31 +2386,15 @@ func (h *sampler) readCPU(now time.Time) (percent, minute float64) {
 	return h.cpuPercent, times.busySince(oldest)
 }
 
-func (h *sampler) readMemory() float64 {
-	percent, err := readProc(h, "meminfo", parseMeminfo)
-	if err != nil {
-		return math.NaN()
-	}
-	return percent
-}
-
-func (h *sampler) readUptime() time.Duration {
-	uptime, err := readProc(h, "uptime", parseUptime)
-	if err != nil {
-		return -1
-	}
-	return uptime
-}
-
 // readNetwork returns the rate of the interfaces that count since the last reading, in Mbps. It
 // returns NaN if none of them has two readings.
 func (h *sampler) readNetwork(now time.Time) float64 {
-	all, err := readProc(h, "net/dev", parseNetDev)
+	all := readProc(h, "net/dev", parseNetDev, nil)
 	before := h.interfaces
 	seconds := now.Sub(h.networkAt).Seconds()
 	h.interfaces = h.selectInterfaces(all)
 	h.networkAt = now
-	if err != nil || seconds <= 0 {
+	if seconds <= 0 {
 		return math.NaN()
 	}
 
@@ -2458,15 +2514,18 @@ func get(ctx context.Context, rawURL string) error {
 	return nil
 }
 
-// readProc reads and parses a file of /proc. Its failures are logged.
-func readProc[T any](h *sampler, name string, parse func(text string) (T, error)) (T, error) {
+// readProc reads and parses a file of /proc. If that fails it logs why and returns missing.
+func readProc[T any](h *sampler, name string, parse func(string) (T, error), missing T) T {
 	var value T
 	text, err := os.ReadFile(h.procRoot + "/" + name)
 	if err == nil {
 		value, err = parse(string(text))
 	}
 	h.noteSource(name, err)
-	return value, err
+	if err != nil {
+		return missing
+	}
+	return value
 }
 
 // noteSource logs when a source begins to fail, and when that is over.
@@ -2563,13 +2622,14 @@ func summarize(alarms []*alarm) (status, message string) {
 		texts = append(texts, a.text)
 	}
 
+	status, message = "critical", strings.Join(texts, "; ")
 	switch worst {
 	case levelOK:
-		return "online", "System running normally"
+		status, message = "online", "System running normally"
 	case levelWarning:
-		return "degraded", strings.Join(texts, "; ")
+		status = "degraded"
 	}
-	return "critical", strings.Join(texts, "; ")
+	return status, message
 }
 
 // changesOf returns an activity for each alarm whose level the last value has changed.
@@ -2683,7 +2743,7 @@ func usedPercent(blocks, free, available float64) float64 {
 	return math.Ceil(100 * used / (used + available))
 }
 
-// A config is what flags and SSE_… variables say. -h explains each setting.
+// A config holds the settings. -h explains each of them.
 type config struct {
 	addr       string
 	interval   time.Duration // 0: only when triggered
@@ -2811,27 +2871,24 @@ func (c *config) noteSettings(flags *flag.FlagSet) {
 
 // readToken returns the token that requests need, or "" if they need none.
 func readToken(variable, file string) (string, error) {
+	if variable == "" && file == "" {
+		return "", nil
+	}
 	if variable != "" && file != "" {
 		return "", errors.New("SSE_TOKEN and -token-file are both set: set one of them")
 	}
-	if variable != "" {
-		token := strings.TrimSpace(variable)
-		if token == "" {
-			return "", errors.New("SSE_TOKEN is blank: set it to the token, or unset it")
-		}
-		return token, nil
-	}
-	if file == "" {
-		return "", nil
-	}
 
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return "", fmt.Errorf("reading -token-file: %w", err)
+	source, text := "SSE_TOKEN", variable
+	if file != "" {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return "", fmt.Errorf("reading -token-file: %w", err)
+		}
+		source, text = "-token-file "+file, string(b)
 	}
-	token := strings.TrimSpace(string(text))
+	token := strings.TrimSpace(text)
 	if token == "" {
-		return "", fmt.Errorf("-token-file %s is empty", file)
+		return "", fmt.Errorf("%s is blank: it must have the token", source)
 	}
 	return token, nil
 }
@@ -3012,34 +3069,6 @@ func (w *logWriter) flush() {
 	}
 }
 
-func (s *SSEServer) logStart() {
-	attrs := []any{"url", localURL(s.listener) + "/", "version", version}
-	s.log.Info("listening", append(attrs, s.config.changed...)...)
-	if s.config.token == "" && !s.access.onLoopback {
-		s.log.Warn("no token: anyone who can reach the port can read the stream and trigger " +
-			"broadcasts; set SSE_TOKEN")
-	}
-}
-
-// causeInterval is the cause of broadcasts that nothing but time has caused.
-const causeInterval = "interval"
-
-func (s *SSEServer) logBroadcast(e *event, cause string, duration time.Duration) {
-	logLevel := slog.LevelInfo
-	if cause == causeInterval {
-		logLevel = slog.LevelDebug
-	}
-	s.log.Log(context.Background(), logLevel, "broadcast",
-		"cause", cause, "id", e.id, "streams", e.streams, "duration", duration)
-}
-
-func (s *SSEServer) summarizeStreams(time.Time) {
-	s.mu.Lock()
-	open := len(s.conns)
-	s.mu.Unlock()
-	s.streamLog.summarize(open)
-}
-
 // A streamLog logs streams that open, close and are rejected. Past twenty lines a second it only
 // counts them, and logs the counts once a second.
 type streamLog struct {
@@ -3101,7 +3130,7 @@ func (l *streamLog) rejected(remote, state string, err error) {
 	l.log.Warn("stream rejected", attrs...)
 }
 
-// summarize logs what has had no line of its own, and begins a new second.
+// summarize logs the numbers of streams without a line of their own. It begins a new second.
 func (l *streamLog) summarize(open int) {
 	l.mu.Lock()
 	opened, closed, rejected := l.openedCount, l.closedCount, l.rejectedCount
@@ -3111,37 +3140,6 @@ func (l *streamLog) summarize(open int) {
 	if opened+closed+rejected > 0 {
 		l.log.Info("streams opened and closed",
 			"opened", opened, "closed", closed, "rejected", rejected, "streams", open)
-	}
-}
-
-// every calls step after first, and then after each interval, until ctx is done.
-func every(ctx context.Context, first, interval time.Duration, step func(now time.Time)) {
-	if !sleep(ctx, first) {
-		return
-	}
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-
-	step(time.Now())
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C: // its own time may be long past, if the last step took long
-			step(time.Now())
-		}
-	}
-}
-
-// sleep returns false if ctx is done before d has passed.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 

@@ -184,7 +184,7 @@ func TestBroadcastIntervalZeroWaitsForTrigger(t *testing.T) {
 			t.Errorf("at %s a tick makes %d broadcasts, want %d", test.interval, got, test.broadcasts)
 		}
 		// The host is read all the same.
-		if got := s.board.latest().time; !got.Equal(later) {
+		if got := s.board.view(time.Now()).metrics.time; !got.Equal(later) {
 			t.Errorf("at %s the host was read at %v, want %v", test.interval, got, later)
 		}
 	}
@@ -712,13 +712,13 @@ func TestDebugShowsSourceStatusAndAge(t *testing.T) {
 		}
 	}
 
-	check("host", s.board.latest().status)
+	check("host", s.board.view(time.Now()).metrics.status)
 	for _, test := range oddStatuses {
 		s.put(t, test.snapshot)
 		check("external", test.status)
 	}
 	s.deleteSnapshot(t)
-	check("host", s.board.latest().status)
+	check("host", s.board.view(time.Now()).metrics.status)
 
 	edge := startServer(t, "-edge")
 	d := edge.debug(t)
@@ -782,7 +782,7 @@ func TestMetricsOfTheHost(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the metrics are those of Linux")
 	}
-	s := startServer(t, "-edge") // shows them here only
+	s := startServer(t)
 	eventually(t, "the host is read", func() bool { return s.metrics(t)["sse_host_memory_ratio"] > 0 })
 	m := s.metrics(t)
 	for _, name := range []string{"sse_host_cpu_ratio", "sse_host_memory_ratio",
@@ -794,6 +794,17 @@ func TestMetricsOfTheHost(t *testing.T) {
 	}
 	if got := m["sse_probe_duration_seconds"]; got <= 0 {
 		t.Errorf("sse_probe_duration_seconds is %v", got)
+	}
+}
+
+func TestMetricsOfAnEdgeAreNotTheHosts(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-edge")
+	m := s.metrics(t)
+	for name := range m {
+		if strings.HasPrefix(name, "sse_host") || strings.HasPrefix(name, "sse_probe") {
+			t.Errorf("an edge has %s", name)
+		}
 	}
 	for name := range m {
 		if name == "sse_snapshot_age_seconds" || strings.HasPrefix(name, "sse_status") {

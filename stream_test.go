@@ -159,7 +159,7 @@ func TestEventIDsAndRatesSurviveClockSteps(t *testing.T) {
 		}
 		last = id
 
-		m := s.board.latest()
+		m := s.board.view(time.Now()).metrics
 		if m.cpu < 0 || m.cpu > 100 || m.network < 0 || math.IsInf(m.network, 0) {
 			t.Errorf("after a step of %v cpu is %v, network %v", step, m.cpu, m.network)
 		}

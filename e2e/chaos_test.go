@@ -286,8 +286,7 @@ func (p *process) watch(t testing.TB, readers []*reader, d time.Duration) (w wat
 	after, used := p.metrics(t), usage(t, p.pid())
 	grown := func(name string) float64 { return after[name] - before[name] }
 	w.cpu = float64(used.cpu-usedBefore.cpu) / float64(used.at.Sub(usedBefore.at))
-	const took = "sse_broadcast_duration_seconds"
-	w.broadcast = 1000 * grown(took+"_sum") / grown(took+"_count")
+	w.broadcast = 1000 * grown("sse_broadcast_seconds_total") / grown("sse_broadcasts_total")
 	w.delay = takeDelays(readers)
 	slices.Sort(w.health)
 	return w

@@ -144,7 +144,7 @@ func TestSettingsFewDescriptorsRejectStreams(t *testing.T) {
 		}
 		for line := ""; err == nil && !strings.HasPrefix(line, "id: ") && !rejected; {
 			line, err = c.r.ReadString('\n')
-			rejected = strings.HasPrefix(line, ": full, ")
+			rejected = strings.HasPrefix(line, ": unable to open a stream")
 		}
 	}
 	if !rejected {
