@@ -218,6 +218,48 @@ func TestStreamRetriesWhereBrowserGivesUp(t *testing.T) {
 	}
 }
 
+// A server that ends a compressed stream completes it with a trailer.
+func TestStreamReadsGzipMemberToItsEnd(t *testing.T) {
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	io.WriteString(z, "id: 1\ndata: a\n\n")
+	z.Flush()
+	io.WriteString(z, ": heartbeat\n\n")
+	z.Flush()
+	withoutEnd := zipped.Len()
+	z.Close()
+
+	whole := zipped.Bytes()
+	for name, c := range map[string]struct {
+		body    []byte
+		chunked bool
+		want    error
+	}{
+		"chunked":               {whole, true, io.EOF},
+		"until close":           {whole, false, io.EOF},
+		"no trailer":            {whole[:withoutEnd], true, io.ErrUnexpectedEOF},
+		"part of the trailer":   {whole[:len(whole)-3], true, io.ErrUnexpectedEOF},
+		"no trailer till close": {whole[:withoutEnd], false, io.ErrUnexpectedEOF},
+	} {
+		c := c
+		url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			if !c.chunked {
+				w.Header().Set("Transfer-Encoding", "identity")
+			}
+			begin(w, "")
+			for _, b := range c.body { // each in a chunk of its own
+				w.Write([]byte{b})
+				w.(http.Flusher).Flush()
+			}
+		})
+		got, err := watchOnce(&target{url: mustURL(t, url), gzip: true})
+		if got != `event("","1","a")! comment("heartbeat")` || err != c.want {
+			t.Errorf("%s: got %s, %v, want %v", name, got, err, c.want)
+		}
+	}
+}
+
 func TestStreamKeepsTokenFromOtherHosts(t *testing.T) {
 	final := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "" || r.Header.Get("X-Key") != "" {
