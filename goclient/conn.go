@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -30,9 +31,10 @@ const (
 
 var errNoContent = errors.New("answered 204: the server wants no reconnection")
 
-// A target is what the streams request.
+// A target is what the streams request, or where events are sent.
 type target struct {
-	url    *url.URL
+	url    *url.URL    // its address has no zone
+	zone   string      // of that address, only to dial: no header and no certificate has it
 	header http.Header // may set what the request has anyway, Host too
 	gzip   bool        // ask for it
 	tls    *tls.Config // nil for the system's defaults
@@ -73,8 +75,11 @@ func (t *target) open(ctx context.Context, lastID []byte) (*conn, error) {
 			if err = c.check(); err == nil {
 				return c, nil
 			}
-		} else if u, err = u.Parse(loc); err == nil && hop == maxRedirect {
-			err = fmt.Errorf("following redirects: more than %d", maxRedirect)
+		} else if u, err = u.Parse(loc); err == nil {
+			u.Host, _ = cutZone(u.Host)
+			if hop == maxRedirect {
+				err = fmt.Errorf("following redirects: more than %d", maxRedirect)
+			}
 		}
 		if err != nil {
 			c.Close()
@@ -108,6 +113,39 @@ func (t *target) request(ctx context.Context, u *url.URL, lastID []byte) (*conn,
 	return c, nil
 }
 
+// cutZone takes the zone out of the host of a URL: the client's own name for one of its links,
+// which RFC 6874 (section 4) keeps out of a Host header.
+func cutZone(host string) (without, zone string) {
+	i, end := strings.IndexByte(host, '%'), strings.LastIndexByte(host, ']')
+	if i < 0 || end < i {
+		return host, ""
+	}
+	return host[:i] + host[end:], host[i+1 : end]
+}
+
+// address gives what to dial. A redirect to a link-local address stays on the target's link: the
+// server does not know what the client calls it.
+func (t *target) address(host, port string) string {
+	ip, err := netip.ParseAddr(host)
+	if err == nil && ip.IsLinkLocalUnicast() && ip.Zone() == "" {
+		host = ip.WithZone(t.zone).String()
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// dialContext is for net/http's transport.
+func (t *target) dialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, t.address(host, port))
+}
+
+// userAgent is how the client names itself. A server may compress the stream for it.
+func userAgent() string { return "sse-client/" + version }
+
 // dial connects to u's host. The end of ctx closes the connection. rcvBuf, if not 0, is its
 // SO_RCVBUF.
 func (c *conn) dial(ctx context.Context, t *target, u *url.URL, rcvBuf int) error {
@@ -129,7 +167,7 @@ func (c *conn) dial(ctx context.Context, t *target, u *url.URL, rcvBuf int) erro
 	}
 	limit, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	nc, err := d.DialContext(limit, "tcp", net.JoinHostPort(u.Hostname(), port))
+	nc, err := d.DialContext(limit, "tcp", t.address(u.Hostname(), port))
 	if err == nil && u.Scheme == "https" {
 		cfg := t.tls.Clone()
 		if cfg == nil {
@@ -163,7 +201,7 @@ func (t *target) head(u *url.URL, lastID []byte) string {
 	}
 	set("Accept", "text/event-stream")
 	set("Cache-Control", "no-cache")
-	set("User-Agent", "sse-client/"+version)
+	set("User-Agent", userAgent())
 	set("Last-Event-ID", string(lastID))
 	if t.gzip {
 		set("Accept-Encoding", "gzip")

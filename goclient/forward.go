@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -44,7 +43,8 @@ const (
 // event of a connection counts for nothing: it may come from a full server that turns the client
 // away, or from an edge that has no snapshot.
 type forwarder struct {
-	method, url, token string
+	method, token      string
+	to                 *target
 	client             http.Client
 	log                *slog.Logger
 	minPause, maxPause time.Duration
@@ -71,10 +71,10 @@ type outgoing struct {
 	isStale  bool // it is the last snapshot of an upstream that is silent or gone
 }
 
-func newForwarder(method, url, token string, log *slog.Logger) *forwarder {
+func newForwarder(method string, to *target, token string, log *slog.Logger) *forwarder {
 	f := &forwarder{
 		method:    method,
-		url:       url,
+		to:        to,
 		token:     token,
 		log:       log,
 		minPause:  minPause,
@@ -89,7 +89,7 @@ func newForwarder(method, url, token string, log *slog.Logger) *forwarder {
 		// A dialer of its own means HTTP/1: a dead HTTP/2 connection would be used again.
 		Transport: &http.Transport{
 			Proxy:       http.ProxyFromEnvironment,
-			DialContext: new(net.Dialer).DialContext,
+			DialContext: to.dialContext,
 		},
 		CheckRedirect: f.checkRedirect,
 	}
@@ -159,11 +159,13 @@ func (f *forwarder) isOpen() bool {
 }
 
 func (f *forwarder) send(ctx context.Context, data []byte) error {
-	req, err := http.NewRequestWithContext(ctx, f.method, f.url, bytes.NewReader(data))
+	req, err := http.NewRequestWithContext(ctx, f.method, f.to.url.String(),
+		bytes.NewReader(data))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", userAgent())
 	if f.token != "" {
 		req.Header.Set("Authorization", "Bearer "+f.token)
 	}

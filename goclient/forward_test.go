@@ -72,7 +72,7 @@ func TestForwardReplacesWaitingEvent(t *testing.T) {
 		got <- string(body)
 		<-release
 	})
-	f := newForwarder("PUT", edge, "", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	f := newForwarder("PUT", mustTarget(t, edge), "", discardSlog)
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan bool)
 	go func() {
@@ -105,12 +105,12 @@ func TestForwardLogsFailureOncePerChange(t *testing.T) {
 		w.WriteHeader(status[n])
 	})
 	var logged bytes.Buffer
-	f := newForwarder("PUT", edge, "", slog.New(slog.NewTextHandler(&logged, nil)))
+	f := newForwarder("PUT", mustTarget(t, edge), "", slog.New(slog.NewTextHandler(&logged, nil)))
 	f.sending.quiet = 0
 	for range status {
 		f.note(f.send(context.Background(), []byte("{}")))
 	}
-	f.url = "http://127.0.0.1:1/" // nobody there
+	f.to = mustTarget(t, "http://127.0.0.1:1/") // nobody there
 	f.note(f.send(context.Background(), nil))
 	f.note(f.send(context.Background(), nil))
 	if f.stats.Sent != 3 || f.stats.Failed != 5 || !f.stats.failing {
@@ -167,7 +167,7 @@ func TestForwardComesBackAfter204(t *testing.T) {
 // newTestForwarder forwards what its open stream brings until the test ends.
 func newTestForwarder(t *testing.T, method, url string) (f *forwarder, log *lockedBuffer) {
 	log = &lockedBuffer{}
-	f = newForwarder(method, url, "", slog.New(slog.NewTextHandler(log, nil)))
+	f = newForwarder(method, mustTarget(t, url), "", slog.New(slog.NewTextHandler(log, nil)))
 	f.minPause, f.maxPause = time.Millisecond, 5*time.Millisecond
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan bool)
@@ -231,7 +231,7 @@ func TestForwardDoesNotRepeatRejectedEvent(t *testing.T) {
 			w.WriteHeader(status)
 		})
 		log := &lockedBuffer{}
-		f := newForwarder("PUT", edge, "", slog.New(slog.NewTextHandler(log, nil)))
+		f := newForwarder("PUT", mustTarget(t, edge), "", slog.New(slog.NewTextHandler(log, nil)))
 		f.opened(nil)
 		f.deliver(context.Background(), outgoing{data: []byte("1")})
 		if n := requests.Load(); n != 1 {
@@ -255,7 +255,7 @@ func TestForwardFollowsRedirectOnlyWithData(t *testing.T) {
 				http.Redirect(w, r, "/elsewhere", status)
 			}
 		})
-		f := newForwarder("PUT", edge, "", discardSlog)
+		f := newForwarder("PUT", mustTarget(t, edge), "", discardSlog)
 		err := f.send(context.Background(), []byte("1"))
 		if s := strings.Join(got, ", "); s != want || (err == nil) != (status > 303) {
 			t.Errorf("%d: the edge had %s, want %s; %v", status, s, want, err)
@@ -271,7 +271,7 @@ func TestForwardSurvivesDeadKeptConnection(t *testing.T) {
 		c.Read(make([]byte, 1)) // the second is begun, and not answered
 	})
 	for _, method := range []string{"PUT", "POST"} {
-		f := newForwarder(method, edge, "", discardSlog)
+		f := newForwarder(method, mustTarget(t, edge), "", discardSlog)
 		first := f.send(context.Background(), []byte("1"))
 		second := f.send(context.Background(), []byte("1"))
 		if first != nil || (second == nil) != (method == "PUT") {
@@ -282,7 +282,7 @@ func TestForwardSurvivesDeadKeptConnection(t *testing.T) {
 
 func TestForwardLogsFlappingOnceAMinute(t *testing.T) {
 	log := &lockedBuffer{}
-	f := newForwarder("PUT", "", "", slog.New(slog.NewTextHandler(log, nil)))
+	f := newForwarder("PUT", new(target), "", slog.New(slog.NewTextHandler(log, nil)))
 	for minute := 0; minute < 2; minute++ {
 		f.sending.last, f.streaming.last = nil, nil // long ago
 		for i := 0; i < 20; i++ {
@@ -312,7 +312,7 @@ func TestForwardLogsFlappingOnceAMinute(t *testing.T) {
 
 func TestForwardLogsRejectionAfterFailure(t *testing.T) {
 	log := &lockedBuffer{}
-	f := newForwarder("PUT", "", "", slog.New(slog.NewTextHandler(log, nil)))
+	f := newForwarder("PUT", new(target), "", slog.New(slog.NewTextHandler(log, nil)))
 	f.opened(nil)
 	f.note(io.EOF)
 	f.note(nil)
@@ -327,7 +327,7 @@ func TestForwardLogsRejectionAfterFailure(t *testing.T) {
 }
 
 func TestForwardCountsOnlyUnsentAsReplaced(t *testing.T) {
-	f := newForwarder("PUT", "", "", discardSlog)
+	f := newForwarder("PUT", new(target), "", discardSlog)
 	f.opened(nil)
 	f.event(&event{data: []byte("1")}, time.Time{})
 	<-f.next // it is sent
@@ -353,7 +353,7 @@ func TestForwardGivesUpWhenStreamIsClosed(t *testing.T) {
 		got <- ""
 		w.WriteHeader(http.StatusServiceUnavailable)
 	})
-	f := newForwarder("PUT", edge, "", discardSlog)
+	f := newForwarder("PUT", mustTarget(t, edge), "", discardSlog)
 	f.minPause, f.maxPause = time.Millisecond, 5*time.Millisecond
 	f.opened(nil)
 	gaveUp := make(chan string, 1)

@@ -34,7 +34,7 @@ It reconnects as a browser does: after the last "retry" that the server sent (3s
 with Last-Event-ID; 204 ends a stream for good. A browser gives up at any other answer that is
 not 200 with text/event-stream; sse-client counts an error and tries again. Redirects are
 followed, user:password@ in the URL is basic authentication, SSL_CERT_FILE names other trusted
-certificates.
+certificates. A link-local address has its zone as in http://[fe80::1%25eth0]:3001/.
 
 Exit status: 0 all is well, 1 something was wrong (see "wrong" in the summary), 2 bad usage.
 Wrong are what -check finds; a stream silent for more than two heartbeats; an event over 1 MiB;
@@ -77,8 +77,8 @@ type config struct {
 	once, gzip, debug, json, doctor, hasURL                                      bool
 	headers                                                                      list
 
-	target, directTarget *target
-	publisher            *publisher
+	target, directTarget, forwardTarget *target
+	publisher                           *publisher
 }
 
 type list []string
@@ -156,7 +156,7 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 	show := f.Bool("version", false, "print the version")
 	err := f.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(stdout, manual)
+		io.WriteString(stdout, manual)
 		f.SetOutput(stdout)
 		f.PrintDefaults()
 	}
@@ -220,7 +220,7 @@ func (c *config) prepare() error {
 		err = c.preparePublish(header.Clone())
 	}
 	if c.forward != "" && err == nil {
-		_, err = newTarget(c.forward, nil, false)
+		c.forwardTarget, err = newTarget(c.forward, nil, false)
 	}
 	return err
 }
@@ -268,11 +268,17 @@ func (c *config) validate() error {
 
 // preparePublish makes the publisher; what it sends is JSON unless a header says otherwise.
 func (c *config) preparePublish(header http.Header) (err error) {
-	if _, err = newTarget(c.publish, nil, false); err != nil {
+	to, err := newTarget(c.publish, header, false)
+	if err != nil {
 		return err
 	}
-	p := &publisher{method: c.method, url: c.publish, header: header}
-	p.client.Timeout = roundLimit
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = to.dialContext
+	p := &publisher{method: c.method, to: to}
+	p.client = http.Client{Timeout: roundLimit, Transport: transport}
+	if header.Get("User-Agent") == "" {
+		header.Set("User-Agent", userAgent())
+	}
 	if c.body != "" {
 		if p.body, err = os.ReadFile(c.body); err != nil {
 			return fmt.Errorf("reading the body: %w", err)
@@ -294,7 +300,9 @@ func newTarget(s string, header http.Header, gzip bool) (*target, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("%q is no URL with http:// or https://", s)
 	}
-	return &target{url: u, header: header, gzip: gzip}, nil
+	t := &target{url: u, header: header, gzip: gzip}
+	u.Host, t.zone = cutZone(u.Host)
+	return t, nil
 }
 
 // runStreams opens the streams, measures until the end, and prints the summary.
@@ -403,7 +411,7 @@ func runForward(ctx context.Context, c *config, stdout, stderr io.Writer) int {
 	defer stop()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	token := strings.TrimSpace(os.Getenv("SSE_FORWARD_TOKEN"))
-	f := newForwarder(c.forwardMethod, c.forward, token, log)
+	f := newForwarder(c.forwardMethod, c.forwardTarget, token, log)
 	f.fresh.unknown = 2 * c.heartbeat
 	s := newStream(c.target, f)
 	s.once, s.backoff, s.silence = c.once, true, 2*c.heartbeat

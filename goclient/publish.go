@@ -21,19 +21,20 @@ const (
 
 // A publisher sends the request that makes the server send an event to all streams.
 type publisher struct {
-	method, url string
-	header      http.Header
-	body        []byte
-	client      http.Client
+	method string
+	to     *target
+	body   []byte
+	client http.Client
 }
 
 // publish sends one request and waits for the answer.
 func (p *publisher) publish(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, p.method, p.url, bytes.NewReader(p.body))
+	req, err := http.NewRequestWithContext(ctx, p.method, p.to.url.String(),
+		bytes.NewReader(p.body))
 	if err != nil {
 		return err
 	}
-	req.Header = p.header
+	req.Header = p.to.header
 	return send(&p.client, req)
 }
 

@@ -402,6 +402,15 @@ func mustURL(t *testing.T, s string) *url.URL {
 	return u
 }
 
+func mustTarget(t *testing.T, s string) *target {
+	t.Helper()
+	to, err := newTarget(s, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
 func writeFile(t *testing.T, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "file")

@@ -262,7 +262,7 @@ func forwardBriefly(t *testing.T, method, upstream, edge string,
 	unknown time.Duration) *lockedBuffer {
 	t.Helper()
 	log := &lockedBuffer{}
-	f := newForwarder(method, edge, "", slog.New(slog.NewTextHandler(log, nil)))
+	f := newForwarder(method, mustTarget(t, edge), "", slog.New(slog.NewTextHandler(log, nil)))
 	f.fresh.least = 50 * time.Millisecond
 	f.fresh.unknown = unknown
 	f.minPause, f.maxPause = time.Millisecond, 5*time.Millisecond
@@ -412,7 +412,7 @@ func TestForwardTriesStaleUntilItIsTaken(t *testing.T) {
 // silentForwarder has got the data of one event a minute ago, and no timer yet. What it forwards
 // stays in next.
 func silentForwarder(t *testing.T, data string) *forwarder {
-	f := newForwarder("PUT", "", "", discardSlog)
+	f := newForwarder("PUT", new(target), "", discardSlog)
 	t.Cleanup(f.stop)
 	f.fresh.unknown = 30 * time.Second
 	f.opened(nil)
@@ -481,7 +481,7 @@ func TestForwardThatEndsMarksNothingStale(t *testing.T) {
 }
 
 func TestForwardOfUnreachedUpstreamPutsNothing(t *testing.T) {
-	f := newForwarder("PUT", "", "", discardSlog)
+	f := newForwarder("PUT", new(target), "", discardSlog)
 	f.fresh.least = 0
 	f.failed(io.EOF)
 	f.opened(nil)
