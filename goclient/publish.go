@@ -35,6 +35,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		return err
 	}
 	req.Header = p.to.header
+	req.Host = p.to.header.Get("Host") // net/http ignores it in the header
 	return send(&p.client, req)
 }
 

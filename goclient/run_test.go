@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -268,6 +269,23 @@ func TestPublishLeavesOutMixedRounds(t *testing.T) {
 	if p := &m.published; p.rounds != 3 || p.mixed != 1 || p.missed != 0 || p.last.n != 2 {
 		t.Errorf("%d rounds, %d mixed, %d missed, %d measured", p.rounds, p.mixed, p.missed,
 			p.last.n)
+	}
+}
+
+func TestPublishSendsHostOfHeader(t *testing.T) {
+	hosts := make(chan string, 1)
+	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		hosts <- r.Host
+	})
+	c, err := parseFlags([]string{"-publish", edge, "-header", "Host: example.com"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = c.publisher.publish(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-hosts; got != "example.com" {
+		t.Errorf("got Host %q", got)
 	}
 }
 
