@@ -10,9 +10,12 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -147,46 +150,119 @@ func startSystemd(t *testing.T, unit string, settings ...string) {
 	}
 }
 
-// The image holds all that is needed: the server runs in an empty directory, as the image's user.
+// The image holds all that is needed: the server runs in a directory with nothing else, as the
+// image's user.
 func TestDeployImageHoldsAllThatIsNeeded(t *testing.T) {
 	needRoot(t)
-	text := read(t, "deploy/Dockerfile")
-	line := func(pattern string) string {
-		m := regexp.MustCompile(`(?m)^` + pattern + `$`).FindStringSubmatch(text)
-		if m == nil {
-			t.Fatalf("the Dockerfile has no line %s", pattern)
-		}
-		return m[1]
-	}
-	source, image := t.TempDir(), proxyDir(t)
-	for _, file := range strings.Fields(line(`COPY ([^-].*) \./`)) {
-		if out, err := exec.Command("cp", file, source).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
-	build := exec.Command("sh", "-c", strings.Replace(line(`RUN (.*)`), "-o /", "-o "+image+"/", 1))
-	build.Dir, build.Env = source, append(os.Environ(), "VERSION=image")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	user, _ := strconv.Atoi(line(`USER (\d+):\d+`))
-	addr := freeAddr(t)
-	cmd := exec.Command(line(`ENTRYPOINT \["(.*)"\]`), "-addr", addr)
-	cmd.Env = []string{}
-	nobody := &syscall.Credential{Uid: uint32(user), Gid: uint32(user)}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: image, Credential: nobody}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	eventually(t, "the server listens", func() bool { return listens(addr) })
-	s := &server{addr: addr}
+	image := buildImage(t)
+	s := image.start(t, nil)
 	if e := s.stream(t).event(t); !strings.Contains(e.data, `"status":"online"`) {
 		t.Errorf("the first event is %s", e.data)
 	}
 	if d := s.debug(t); d.Version != "image" {
 		t.Errorf("the version is %q", d.Version)
 	}
+}
+
+func TestDeployImageHonoursTZ(t *testing.T) {
+	needRoot(t)
+	image := buildImage(t)
+	s := image.start(t, []string{"TZ=Asia/Tokyo"})
+	e := s.stream(t).event(t)
+	tokyo := time.Now().In(time.FixedZone("JST", 9*60*60))
+	for age := time.Duration(0); age < 20*time.Second; age += time.Second {
+		stamp := tokyo.Add(-age).Format(time.TimeOnly)
+		if strings.Contains(e.data, `"timestamp":"`+stamp+`"`) {
+			return
+		}
+	}
+	t.Errorf("in Tokyo it is %s, the first event is %s", tokyo.Format(time.TimeOnly), e.data)
+}
+
+// A probe by https works with a certificate that the image's bundle vouches for, and only so.
+func TestDeployImageProbesHTTPS(t *testing.T) {
+	needRoot(t)
+	image := buildImage(t)
+	healthy := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	application := httptest.NewUnstartedServer(healthy)
+	application.Config.ErrorLog = log.New(io.Discard, "", 0) // of the second server's probes
+	application.StartTLS()
+	defer application.Close()
+
+	authority := pem.Block{Type: "CERTIFICATE", Bytes: application.Certificate().Raw}
+	bundle := image.dir + image.bundle
+	if err := os.MkdirAll(filepath.Dir(bundle), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, bundle, string(pem.EncodeToMemory(&authority)))
+	s := image.start(t, nil, "-probe", application.URL)
+	stream := s.stream(t)
+	measured := regexp.MustCompile(`"response_time":"\d+ms"`)
+	eventually(t, "the probe is measured", func() bool {
+		return measured.MatchString(stream.event(t).data)
+	})
+	if said := s.log(); strings.Contains(said, "source=probe") {
+		t.Errorf("the probe failed: %s", said)
+	}
+
+	if err := os.Remove(bundle); err != nil {
+		t.Fatal(err)
+	}
+	s = image.start(t, nil, "-probe", application.URL)
+	s.mustLog(t, `source=probe.*certificate signed by unknown authority`)
+}
+
+// An image is the final directory of the Dockerfile, without what its base images would bring.
+type image struct {
+	dir     string
+	program string // the entry point
+	bundle  string // where the certificates belong
+	user    uint32
+}
+
+// buildImage does what the Dockerfile says, as Docker may not be there.
+func buildImage(t *testing.T) image {
+	t.Helper()
+	text := read(t, "deploy/Dockerfile")
+	line := func(pattern string) string {
+		t.Helper()
+		m := regexp.MustCompile(`(?m)^` + pattern + `$`).FindStringSubmatch(text)
+		if m == nil {
+			t.Fatalf("the Dockerfile has no line %s", pattern)
+		}
+		return m[1]
+	}
+	source, dir := t.TempDir(), proxyDir(t)
+	for _, file := range strings.Fields(line(`COPY ([^-].*) \./`)) {
+		if out, err := exec.Command("cp", file, source).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	script := strings.Replace(line(`RUN (.*)`), "-o /", "-o "+dir+"/", 1)
+	build := exec.Command("sh", "-c", script)
+	build.Dir, build.Env = source, append(os.Environ(), "VERSION=image")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	user, _ := strconv.Atoi(line(`USER (\d+):\d+`))
+	return image{
+		dir:     dir,
+		program: line(`ENTRYPOINT \["(.*)"\]`),
+		bundle:  line(`COPY --from=build (/etc/ssl/certs/ca-certificates\.crt) /etc/ssl/certs/`),
+		user:    uint32(user),
+	}
+}
+
+// start starts the image's server with nothing in its environment but env.
+func (i image) start(t *testing.T, env []string, args ...string) *process {
+	t.Helper()
+	cmd := exec.Command(i.program, append([]string{"-addr", "127.0.0.1:0"}, args...)...)
+	cmd.Env = append([]string{}, env...) // nil would be the test's own
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Chroot:     i.dir,
+		Credential: &syscall.Credential{Uid: i.user, Gid: i.user},
+	}
+	return startCommand(t, cmd)
 }
 
 // proxyDir is a directory that a proxy's own user may enter.
