@@ -98,7 +98,11 @@ func TestAccessOnLoopbackKnowsItsHosts(t *testing.T) {
 
 func TestAccessOfPagesNeedsTheirOrigin(t *testing.T) {
 	t.Parallel()
-	a := access{origins: []string{"https://app.example", "http://localhost:3000"}, onLoopback: true}
+	a := access{
+		origins:    []string{"https://app.example", "http://localhost:3000"},
+		mayWrite:   true,
+		onLoopback: true,
+	}
 	own := "http://localhost:3001"
 	for _, c := range []struct {
 		want   int
@@ -141,6 +145,68 @@ func TestAccessOfPagesNeedsTheirOrigin(t *testing.T) {
 		got := statusOfAccess(a, accessRequest("GET", "/", c.header...))
 		if got != 200 {
 			t.Errorf("a link to the page with %q gets %d", c.header, got)
+		}
+	}
+}
+
+func TestAccessOfDefaultOriginsIsToRead(t *testing.T) {
+	t.Parallel()
+	const app, own = "http://localhost:3000", "http://localhost:3001"
+	for _, c := range []struct {
+		header         []string
+		write, ifNamed int // status
+	}{
+		{nil, 200, 200}, // curl
+		{[]string{"Origin", own}, 200, 200},
+		{[]string{"Origin", own, "Sec-Fetch-Site", "same-origin"}, 200, 200},
+		{[]string{"Sec-Fetch-Site", "none"}, 200, 200},
+		{[]string{"Origin", app}, 403, 200},
+		{[]string{"Origin", app, "Sec-Fetch-Site", "same-site"}, 403, 200},
+		{[]string{"Referer", app + "/page"}, 403, 200},
+		{[]string{"Origin", "https://evil.example"}, 403, 403},
+	} {
+		for _, isNamed := range []bool{false, true} {
+			a := access{origins: []string{app}, mayWrite: isNamed, onLoopback: true}
+			want := c.write
+			if isNamed {
+				want = c.ifNamed
+			}
+			for _, method := range []string{"POST", "PUT", "DELETE"} {
+				got := statusOfAccess(a, accessRequest(method, "/dashboard/snapshot", c.header...))
+				if got != want {
+					t.Errorf("%s with %q, named %v, gets %d, want %d",
+						method, c.header, isNamed, got, want)
+				}
+			}
+			for _, method := range []string{"GET", "HEAD", "OPTIONS"} {
+				got := statusOfAccess(a, accessRequest(method, "/dashboard/snapshot", c.header...))
+				if got != c.ifNamed {
+					t.Errorf("%s with %q, named %v, gets %d, want %d",
+						method, c.header, isNamed, got, c.ifNamed)
+				}
+			}
+		}
+	}
+}
+
+func TestAccessOfNamedOriginsIsToWrite(t *testing.T) {
+	t.Parallel()
+	const app = "http://localhost:3000"
+	for _, c := range []struct {
+		args []string
+		want int
+	}{
+		{nil, 403},
+		{[]string{"-origins", app}, 204},
+		{[]string{"-origins", "https://a.example," + app}, 204},
+		{[]string{"-origins", "https://a.example"}, 403},
+	} {
+		s := testReadyServer(t, c.args...)
+		r := accessRequest("DELETE", "/dashboard/snapshot", "Origin", app)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		if w.Code != c.want {
+			t.Errorf("with %q a page of %s gets %d %q, want %d", c.args, app, w.Code, w.Body, c.want)
 		}
 	}
 }
@@ -246,7 +312,7 @@ func TestAccessWithTokenNeedsIt(t *testing.T) {
 
 func TestAccessOfPreflightNeedsAnOriginOnly(t *testing.T) {
 	t.Parallel()
-	a := access{token: "s3cret", origins: []string{"https://app.example"}}
+	a := access{token: "s3cret", origins: []string{"https://app.example"}, mayWrite: true}
 	for _, c := range []struct {
 		method, origin string
 		want           int
@@ -305,6 +371,7 @@ func TestAccessRejectsInOneSentence(t *testing.T) {
 	}{
 		{[]string{"Host", "evil.example"}, "-origins"},
 		{[]string{"Origin", "https://evil.example"}, "-origins"},
+		{[]string{"Origin", "http://localhost:3000"}, "only if -origins is set"},
 		{[]string{"X-Forwarded-For", "empty"}, "SSE_TOKEN"},
 	} {
 		header := append(c.header, "Content-Type", typeJSON)

@@ -289,7 +289,8 @@ func TestSnapshotPutIsSentAsItIs(t *testing.T) {
 		{`{"c":2}`, `{"c":2}`},
 		{`{"html":"<a href='x'>&amp;</a>"}`, `{"html":"<a href='x'>&amp;</a>"}`},
 		{`{"escaped":"\u003c\/\u003e"}`, `{"escaped":"\u003c\/\u003e"}`},
-		{"{\"separators\":\"\u2028\u2029\"}", "{\"separators\":\"\u2028\u2029\"}"},
+		{"{\"line ends\":\"\u2028 \u2029 \u0085\"}", `{"line ends":"\u2028 \u2029 \u0085"}`},
+		{"{\"\\\\\u2028\":\"\u2027\u202a\u0084\"}", "{\"\\\\\\u2028\":\"\u2027\u202a\u0084\"}"},
 		{`{"n":1e999,"n":0.10,"":[]}`, `{"n":1e999,"n":0.10,"":[]}`},
 		{`{}`, `{}`},
 	}
@@ -307,6 +308,60 @@ func TestSnapshotPutIsSentAsItIs(t *testing.T) {
 		}
 		before = got
 	}
+}
+
+func TestSnapshotIsReadAsItIsOnShow(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	s.waitForSnapshot(t)
+	check := func(when string) {
+		t.Helper()
+		want := string(dataOf(t, s.newest.Load())) + "\n"
+		code, head, body := s.request(t, "GET", "/dashboard/snapshot")
+		if code != 200 || head.Get("Content-Type") != typeJSON || body != want {
+			t.Errorf("%s GET returns %d %v %q, want %q", when, code, head, body, want)
+		}
+
+		code, head, _ = s.request(t, "HEAD", "/dashboard/snapshot")
+		length := head.Get("Content-Length")
+		if code != 200 || head.Get("Content-Type") != typeJSON || length != strconv.Itoa(len(want)) {
+			t.Errorf("%s HEAD returns %d %v, want %d bytes", when, code, head, len(want))
+		}
+	}
+
+	check("at first")
+	s.put(t, "{\n\"a\":\"\u2028\"}")
+	check("after a PUT")
+	s.deleteSnapshot(t)
+	check("after DELETE")
+	s.trigger(t)
+	check("after a trigger")
+}
+
+func TestSnapshotIsMissingBeforeTheFirst(t *testing.T) {
+	t.Parallel()
+	check := func(when string, s *SSEServer) {
+		t.Helper()
+		for _, method := range []string{"GET", "HEAD"} {
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, httptest.NewRequest(method, "http://localhost/dashboard/snapshot", nil))
+			wait, _ := strconv.Atoi(w.Header().Get("Retry-After"))
+			if w.Code != 503 || wait < 1 || !oneSentence.MatchString(w.Body.String()) {
+				t.Errorf("%s %s returns %d %v %q", when, method, w.Code, w.Header(), w.Body)
+			}
+		}
+	}
+
+	check("before the first reading", testServer(t))
+	edge := startServer(t, "-edge")
+	check("on an edge", edge.SSEServer)
+	edge.put(t, `{"n":1}`)
+	code, _, body := edge.request(t, "GET", "/dashboard/snapshot")
+	if code != 200 || body != `{"n":1}`+"\n" {
+		t.Errorf("after a PUT an edge returns %d %q", code, body)
+	}
+	edge.deleteSnapshot(t)
+	check("after DELETE", edge.SSEServer)
 }
 
 func TestSnapshotOf64KiBDoesNotGrow(t *testing.T) {
@@ -356,7 +411,7 @@ func TestSnapshotStaysOnShowUntilDelete(t *testing.T) {
 		t.Errorf("the host was read at %v, want %v", got, later)
 	}
 	if got := s.newest.Load(); got != put {
-		t.Errorf("after a day the newest event is %s", got.bytes)
+		t.Errorf("after a day the newest event is %s", got.plain.data)
 	}
 	if got := string(s.board.snapshot(later)); got != snapshot {
 		t.Errorf("after a day the board shows %s", got)
@@ -368,7 +423,7 @@ func TestSnapshotStaysOnShowUntilDelete(t *testing.T) {
 	ask(t, s, "DELETE", "/dashboard/snapshot", nil)
 	got := received{data: dataOf(t, s.newest.Load())}.snapshot(t)
 	if got.SystemStatus.Status == "" || s.newest.Load().id <= put.id {
-		t.Errorf("after DELETE the newest event is %s", s.newest.Load().bytes)
+		t.Errorf("after DELETE the newest event is %s", s.newest.Load().plain.data)
 	}
 }
 
@@ -404,7 +459,7 @@ func TestSnapshotRejectionsSayWhy(t *testing.T) {
 		}
 	}
 	if s.newest.Load() != before || s.board.source() != sourceHost {
-		t.Errorf("a rejected snapshot is on show: %s", s.newest.Load().bytes)
+		t.Errorf("a rejected snapshot is on show: %s", s.newest.Load().plain.data)
 	}
 }
 
@@ -810,11 +865,11 @@ func ask(t testing.TB, s *SSEServer, method, path string, body []byte) *httptest
 // dataOf returns the data of e, which must be one event with one line of data.
 func dataOf(t testing.TB, e *event) []byte {
 	t.Helper()
-	text, hasID := bytes.CutPrefix(e.bytes, fmt.Appendf(nil, "id: %d\ndata: ", e.id))
+	text, hasID := bytes.CutPrefix(e.plain.data, fmt.Appendf(nil, "id: %d\ndata: ", e.id))
 	data, hasEnd := bytes.CutSuffix(text, []byte("\n\n"))
-	isLine := hasID && hasEnd && !bytes.ContainsAny(data, "\r\n")
+	isLine := hasID && hasEnd && !bytes.ContainsAny(data, "\r\n\u2028\u2029\u0085")
 	if !isLine || !utf8.Valid(data) || !json.Valid(data) || data[0] != '{' {
-		t.Fatalf("this is no event of one line: %q", e.bytes)
+		t.Fatalf("this is no event of one line: %q", e.plain.data)
 	}
 	return data
 }
@@ -879,6 +934,8 @@ func FuzzPutSnapshot(f *testing.F) {
 		`{"a":"<>&"}`,
 		`[]`,
 		`{"n":1e999}`,
+		"{\"\u0085\\\\\u2028\":\"\u2029\\\u2028\"}",
+		"{\"\u0085\\\\\u2028\":\"\u2029\"}",
 		``,
 	} {
 		f.Add([]byte(body))
@@ -905,7 +962,10 @@ func FuzzPutSnapshot(f *testing.F) {
 		}
 
 		got, want := dataOf(t, s.newest.Load()), decode(t, body)
-		if !reflect.DeepEqual(decode(t, got), want) || len(got) > len(body) {
+		text := string(body)
+		growth := 3*(strings.Count(text, "\u2028")+strings.Count(text, "\u2029")) +
+			4*strings.Count(text, "\u0085")
+		if !reflect.DeepEqual(decode(t, got), want) || len(got) > len(body)+growth {
 			t.Errorf("%q becomes %q", body, got)
 		}
 		systemStatus, _ := want["system_status"].(map[string]any)

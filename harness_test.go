@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"regexp"
 	"strconv"
 	"strings"
@@ -211,6 +212,7 @@ type debugState struct {
 	Opened      int            `json:"streams_opened"`
 	Rejected    int            `json:"streams_rejected"`
 	Closed      map[string]int `json:"streams_closed"`
+	ConnsClosed int            `json:"connections_closed"`
 	Events      int            `json:"events_sent"`
 	Skipped     int            `json:"events_skipped"`
 	Bytes       uint64         `json:"bytes_sent"`
@@ -331,14 +333,26 @@ func (c *client) line(t testing.TB) string {
 // head reads up to and with the line that has retry.
 func (c *client) head(t testing.TB) {
 	t.Helper()
-	if line := c.line(t); line != "HTTP/1.1 200 OK\r\n" {
-		t.Fatalf("the stream begins with %q", line)
-	}
-	for c.line(t) != "\r\n" {
-	}
+	c.header(t)
 	if line := c.line(t); !strings.HasPrefix(line, "retry: ") {
 		t.Fatalf("after the head comes %q", line)
 	}
+}
+
+// header reads the head and returns it. From then on the client reads what is in the chunks.
+func (c *client) header(t testing.TB) string {
+	t.Helper()
+	if line := c.line(t); line != "HTTP/1.1 200 OK\r\n" {
+		t.Fatalf("the stream begins with %q", line)
+	}
+	header := ""
+	for line := c.line(t); line != "\r\n"; line = c.line(t) {
+		header += line
+	}
+	if strings.Contains(header, "Transfer-Encoding: chunked\r\n") {
+		c.r = bufio.NewReader(httputil.NewChunkedReader(c.r))
+	}
+	return header
 }
 
 // event reads the next event. It fails on anything that is neither an event nor a heartbeat.

@@ -38,10 +38,12 @@ import (
 	"crypto/subtle"
 	_ "embed"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"log/slog"
 	"maps"
@@ -125,16 +127,17 @@ func run(ctx context.Context, cfg config) error {
 type SSEServer struct {
 	config   config
 	log      *slog.Logger
-	listener net.Listener
+	listener *limitedListener
 	started  time.Time
 
-	access    access
-	board     *board
-	sampler   *sampler
-	encoder   gzipEncoder
-	fanOut    fanOut
-	sweeper   sweeper
-	streamLog streamLog
+	access     access
+	pagePolicy string
+	board      *board
+	sampler    *sampler
+	encoder    gzipEncoder
+	fanOut     fanOut
+	sweeper    sweeper
+	streamLog  streamLog
 
 	// newest is nil while the board has nothing to show.
 	newest     atomic.Pointer[event]
@@ -175,9 +178,10 @@ func newSSEServer(cfg config, listener net.Listener, log *slog.Logger) *SSEServe
 	return &SSEServer{
 		config:     cfg,
 		log:        log,
-		listener:   listener,
+		listener:   newLimitedListener(listener, connectionShare(cfg.openFiles)),
 		started:    time.Now(),
 		access:     newAccess(cfg, listener),
+		pagePolicy: pagePolicy(cfg.origins),
 		board:      &board{edge: cfg.edge, metrics: noMetrics},
 		sampler:    newSampler(cfg, log),
 		streamLog:  streamLog{log: log},
@@ -262,6 +266,7 @@ func (s *SSEServer) newHTTPServer() *http.Server {
 	const (
 		headTimeout    = 5 * time.Second
 		requestTimeout = 10 * time.Second // streams are out of net/http's sight
+		idleTimeout    = 2 * time.Minute  // longer than load balancers and clients keep theirs
 		maxHead        = 16 << 10         // bytes of request line and headers
 		extra          = 4 << 10          // bytes that net/http allows beyond MaxHeaderBytes
 	)
@@ -271,8 +276,9 @@ func (s *SSEServer) newHTTPServer() *http.Server {
 		ReadHeaderTimeout: headTimeout,
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      requestTimeout,
-		IdleTimeout:       headTimeout,
+		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHead - extra,
+		ConnState:         s.listener.noteState,
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, conn)
 		},
@@ -688,25 +694,52 @@ func sleep(ctx context.Context, d time.Duration) bool {
 
 // An event is a snapshot as streams get it, encoded once for all of them. Its bytes never change.
 type event struct {
-	id      int64
-	time    time.Time
-	bytes   []byte
-	streams int // that have it; written and read under publishing
+	id       int64
+	time     time.Time
+	snapshot []byte // one line of JSON
+	plain    chunk
+	streams  int // that have it; written and read under publishing
 
 	// For compressed streams. The first one to need them calls compress, which makes the rest.
 	compress        func()
-	key             []byte // decodes with an empty window
-	delta           []byte // for streams that got that event and as many heartbeats since
+	key             chunk  // decodes with an empty window
+	delta           chunk  // for streams that got the base event and as many heartbeats since
 	deltaBase       int64  // id of the event before, as far as the encoder knows
 	deltaHeartbeats uint64 // since then
 }
 
-// newEvent makes an event of a snapshot, which is one line of JSON.
 func newEvent(id int64, now time.Time, snapshot []byte) *event {
-	return &event{id: id, time: now, bytes: fmt.Appendf(nil, "id: %d\ndata: %s\n\n", id, snapshot)}
+	data := fmt.Appendf(nil, "id: %d\ndata: %s\n\n", id, snapshot)
+	return &event{id: id, time: now, snapshot: snapshot, plain: newChunk(data)}
 }
 
-var heartbeatBytes = []byte(": heartbeat\n\n")
+// A chunk is a part of a response body with its size line and its end (RFC 9112, section 7.1). An
+// HTTP/1.0 client gets the data alone, which is a slice of the whole.
+type chunk struct {
+	whole []byte
+	data  []byte
+}
+
+func newChunk(data []byte) chunk {
+	const end = "\r\n"
+
+	whole := fmt.Appendf(nil, "%x\r\n", len(data))
+	start := len(whole)
+	whole = append(whole, data...)
+	whole = append(whole, end...)
+	return chunk{whole: whole, data: whole[start : len(whole)-len(end)]}
+}
+
+// lastChunk ends the body for HTTP/1.1 clients.
+const lastChunk = "0\r\n\r\n"
+
+const heartbeatText = ": heartbeat\n\n"
+
+var plainHeartbeat = newChunk([]byte(heartbeatText))
+
+// gzipHeartbeat ends with an empty block, because some readers hold a stored block back until they
+// see the next one.
+var gzipHeartbeat = newChunk(append(storedBlock(heartbeatText), storedBlock("")...))
 
 // newRetry is a line with a random reconnection time, so that clients do not all return at once.
 func newRetry(leastSeconds, mostSeconds int) string {
@@ -749,30 +782,35 @@ func (g *gzipEncoder) encode(e *event, heartbeats uint64) {
 	g.heartbeats = heartbeats
 
 	// Adds the heartbeats to the window.
-	g.compressLocked(bytes.Repeat(heartbeatBytes, int(e.deltaHeartbeats)))
-	e.delta = g.compressLocked(e.bytes)
+	g.compressLocked([]byte(strings.Repeat(heartbeatText, int(e.deltaHeartbeats))))
+	e.delta = newChunk(g.compressLocked(e.plain.data))
 
 	g.writer.Reset(&g.out)
-	e.key = g.compressLocked(e.bytes)
+	e.key = newChunk(g.compressLocked(e.plain.data))
 }
 
-// compressLocked compresses b up to a byte boundary, so that anything may follow.
+// compressLocked compresses b up to a byte boundary, so that anything may follow. The result is
+// valid until the next call.
 func (g *gzipEncoder) compressLocked(b []byte) []byte {
 	g.out.Reset()
 	g.writer.Write(b)
 	g.writer.Flush()
-	return bytes.Clone(g.out.Bytes())
+	return g.out.Bytes()
 }
 
-// heartbeatBlock ends with an empty block, because some readers hold a stored block back until
-// they see the next one.
-var heartbeatBlock = append(storedBlock(heartbeatBytes), storedBlock(nil)...)
-
-// storedBlock wraps a short b uncompressed (RFC 1951, section 3.2.4).
-func storedBlock(b []byte) []byte {
-	n := len(b)
+// storedBlock wraps a short text uncompressed (RFC 1951, section 3.2.4).
+func storedBlock(text string) []byte {
+	n := len(text)
 	header := []byte{0, byte(n), byte(n >> 8), ^byte(n), ^byte(n >> 8)}
-	return append(header, b...)
+	return append(header, text...)
+}
+
+// gzipEnd completes a compressed stream: an empty final block, then the checksum and the length of
+// the uncompressed data (RFC 1952, section 2.3.1).
+func gzipEnd(checksum, length uint32) []byte {
+	end := []byte{0x03, 0x00}
+	end = binary.LittleEndian.AppendUint32(end, checksum)
+	return binary.LittleEndian.AppendUint32(end, length)
 }
 
 // An SSEConnection is one stream. Its descriptor is used and closed only under mu, because the
@@ -788,10 +826,13 @@ type SSEConnection struct {
 	traffic              traffic
 	lastProgress         time.Time // while it is lagging; else zero
 	err                  error     // why the stream can send no more
+	checksum             uint32    // of the uncompressed data of a compressed stream
+	length               uint32    // of the same
 
 	// These do not change once the stream is in the map.
 	number    uint64
 	gzip      bool
+	chunked   bool // the client speaks HTTP/1.1
 	remote    string
 	userAgent string
 	since     time.Time
@@ -833,11 +874,10 @@ func (c *SSEConnection) begin(fd int, head string, newest *event, heartbeats uin
 
 	c.fd = fd
 	c.heartbeats = heartbeats
-	c.unsent = append([]byte(head), c.encodeOwn(newRetry(1, 5))...)
+	c.unsent = append([]byte(head), c.encodeStart()...)
 	if newest != nil {
 		c.unsent = append(c.unsent, c.encode(newest)...)
-		c.last = newest.id
-		c.traffic.events = 1
+		c.noteBegun(newest)
 	}
 }
 
@@ -876,7 +916,7 @@ func (c *SSEConnection) sendDue(newest *event, heartbeats uint64, now time.Time,
 	return c.checkProgress(now, hasProgress)
 }
 
-// The methods from here to encodeOwn are called with c.mu held.
+// The methods from here to send are called with c.mu held.
 
 // notePending makes newest the event that the stream has to get. An older pending event is skipped.
 func (c *SSEConnection) notePending(newest *event) {
@@ -914,13 +954,18 @@ func (c *SSEConnection) sendEvent(newest *event) {
 		return
 	}
 
-	if !c.send(c.encode(newest)) {
-		return
+	if c.send(c.encode(newest)) {
+		c.noteBegun(newest)
 	}
-	c.last = newest.id
+}
+
+// noteBegun notes that e is sent, at least in part. The rest of it follows before anything else.
+func (c *SSEConnection) noteBegun(e *event) {
+	c.last = e.id
 	c.pending = 0
 	c.heartbeatsSinceEvent = 0
 	c.traffic.events++
+	c.addToChecksum(e.plain.data)
 }
 
 // sendHeartbeat sends one heartbeat, even if several are due.
@@ -932,15 +977,16 @@ func (c *SSEConnection) sendHeartbeat(heartbeats uint64) {
 		return
 	}
 
-	heartbeat := heartbeatBytes
+	heartbeat := plainHeartbeat
 	if c.gzip {
-		heartbeat = heartbeatBlock
+		heartbeat = gzipHeartbeat
 	}
-	if !c.send(heartbeat) {
+	if !c.send(c.wire(heartbeat)) {
 		return
 	}
 	c.heartbeats = heartbeats
 	c.heartbeatsSinceEvent++
+	c.addToChecksum(plainHeartbeat.data)
 }
 
 // isUpToDate tells whether the stream has got everything.
@@ -968,22 +1014,57 @@ func (c *SSEConnection) checkProgress(now time.Time, hasProgress bool) error {
 // encode returns the bytes of e for this stream.
 func (c *SSEConnection) encode(e *event) []byte {
 	if !c.gzip {
-		return e.bytes
+		return c.wire(e.plain)
 	}
 	e.compress()
 	isInWindow := c.last == e.deltaBase && c.heartbeatsSinceEvent == e.deltaHeartbeats
 	if isInWindow {
-		return e.delta
+		return c.wire(e.delta)
 	}
-	return e.key
+	return c.wire(e.key)
 }
 
-// encodeOwn returns the bytes of a text that only this stream gets.
-func (c *SSEConnection) encodeOwn(text string) []byte {
-	if c.gzip {
-		return storedBlock([]byte(text))
+// wire returns what of a chunk this stream's client gets.
+func (c *SSEConnection) wire(part chunk) []byte {
+	if c.chunked {
+		return part.whole
 	}
-	return []byte(text)
+	return part.data
+}
+
+// encodeStart returns the start of the body: a retry that only this stream gets.
+func (c *SSEConnection) encodeStart() []byte {
+	retry := newRetry(1, 5)
+	start := []byte(retry)
+	if c.gzip {
+		c.addToChecksum(start)
+		start = append([]byte(gzipHead), storedBlock(retry)...)
+	}
+	return c.wire(newChunk(start))
+}
+
+// encodeEnd returns the end of the body: a retry, which tells the client when to come back, and
+// what makes the body complete.
+func (c *SSEConnection) encodeEnd() []byte {
+	retry := newRetry(1, 5) + "\n"
+	end := []byte(retry)
+	if c.gzip {
+		c.addToChecksum(end)
+		end = append(storedBlock(retry), gzipEnd(c.checksum, c.length)...)
+	}
+	end = c.wire(newChunk(end))
+	if c.chunked {
+		end = append(end, lastChunk...)
+	}
+	return end
+}
+
+// addToChecksum adds data that is sent on a compressed stream to what its end tells.
+func (c *SSEConnection) addToChecksum(data []byte) {
+	if c.gzip {
+		c.checksum = crc32.Update(c.checksum, crc32.IEEETable, data)
+		c.length += uint32(len(data))
+	}
 }
 
 // send gives b to the kernel and tells whether the kernel took any of it. The part that it did
@@ -1035,9 +1116,7 @@ func (c *SSEConnection) close(err error) bool {
 	case errStalled:
 		dropUnsent(c.fd)
 	case errShutdown:
-		// Tells the client when to come back.
-		goodbye := c.encodeOwn(newRetry(1, 5) + "\n")
-		c.send(append(slices.Clone(c.unsent), goodbye...))
+		c.send(append(slices.Clone(c.unsent), c.encodeEnd()...))
 	}
 	discardInput(c.fd) // close(2) with unread bytes would be a reset, which drops what is unsent
 	closeSocket(c.fd)
@@ -1190,6 +1269,25 @@ func rawCall(call uintptr, fd int, b *byte, n int, flags uintptr) (int, error) {
 	return int(r), nil
 }
 
+// hasInput tells whether the client has sent bytes that nobody has read yet.
+func hasInput(conn net.Conn) bool {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return false
+	}
+
+	n := 0
+	raw.Control(func(fd uintptr) {
+		first := make([]byte, 1)
+		n, _, _ = syscall.Recvfrom(int(fd), first, syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	})
+	return n > 0
+}
+
 // dropUnsent makes close drop the bytes that the kernel still has.
 func dropUnsent(fd int) {
 	syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
@@ -1198,6 +1296,144 @@ func dropUnsent(fd int) {
 func closeSocket(fd int) {
 	syscall.Shutdown(fd, syscall.SHUT_WR)
 	syscall.Close(fd)
+}
+
+// A limitedListener keeps the connections that are not streams to a share of the descriptors: short
+// requests, idle connections, and incomplete request heads. So they never use the descriptors that
+// streams, /proc and the log need. While the share is used up, newcomers wait in the backlog, and
+// connections that keep the server waiting are closed.
+type limitedListener struct {
+	net.Listener
+	share int
+	freed chan struct{} // capacity 1: a connection was closed or became a stream
+
+	closeOnce sync.Once
+	done      chan struct{} // closed by Close
+
+	mu          sync.Mutex // guards following
+	conns       map[net.Conn]*connState
+	closedCount uint64 // to make room
+}
+
+// A connState is what is known about a connection.
+type connState struct {
+	isActive bool // its request head is complete
+	waits    int  // looks in a row at which the server was waiting for the client
+}
+
+// lookInterval is the time between two looks at the connections. Counting looks instead of time is
+// fair on a busy machine: there the looks are late, too.
+const lookInterval = 10 * time.Millisecond
+
+func newLimitedListener(listener net.Listener, share int) *limitedListener {
+	return &limitedListener{
+		Listener: listener,
+		share:    share,
+		freed:    make(chan struct{}, 1),
+		done:     make(chan struct{}),
+		conns:    map[net.Conn]*connState{},
+	}
+}
+
+// Accept is for one goroutine, that of http.Server.
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for !l.makeRoom() {
+		select {
+		case <-l.freed:
+		case <-time.After(lookInterval):
+			l.look()
+		case <-l.done:
+			return nil, net.ErrClosed
+		}
+	}
+
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.noteState(conn, http.StateNew)
+	return conn, nil
+}
+
+func (l *limitedListener) Close() error {
+	l.closeOnce.Do(func() { close(l.done) })
+	return l.Listener.Close()
+}
+
+// noteState is the ConnState hook of http.Server.
+func (l *limitedListener) noteState(conn net.Conn, state http.ConnState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+
+	switch state {
+	case http.StateNew, http.StateIdle:
+		l.conns[conn] = &connState{}
+	case http.StateActive:
+		l.conns[conn] = &connState{isActive: true}
+	case http.StateHijacked, http.StateClosed:
+		delete(l.conns, conn)
+		select {
+		case l.freed <- struct{}{}:
+		default: // Accept is to wake up already
+		}
+	}
+}
+
+// look notes which connections keep the server waiting. Those with unread input do not.
+func (l *limitedListener) look() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for conn, state := range l.conns {
+		state.waits++
+		if hasInput(conn) {
+			state.waits = 0
+		}
+	}
+}
+
+// makeRoom tells whether there is room for one more connection. If there is none, it closes the
+// one that keeps the server waiting longest, if that is too long.
+func (l *limitedListener) makeRoom() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.conns) < l.share {
+		return true
+	}
+
+	var longest net.Conn
+	most := 0
+	for conn, state := range l.conns {
+		overdue := state.overdue()
+		if overdue > most {
+			longest, most = conn, overdue
+		}
+	}
+	if longest == nil {
+		return false
+	}
+	longest.Close()
+	delete(l.conns, longest)
+	l.closedCount++
+	return true
+}
+
+// overdue is how many looks longer than allowed a connection keeps the server waiting.
+func (c *connState) overdue() int {
+	const (
+		headPatience = 9   // looks, for a complete request head: about 100 ms
+		bodyPatience = 200 // looks, for a body, and for an answer that is not read: about 2 s
+	)
+	if c.isActive {
+		return c.waits - bodyPatience
+	}
+	return c.waits - headPatience
+}
+
+// closed returns how many connections were closed to make room.
+func (l *limitedListener) closed() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closedCount
 }
 
 // A route is what the server does at a path. Its methods are as in an Allow header.
@@ -1217,10 +1453,12 @@ const (
 	typeMetrics = "text/plain; version=0.0.4" // Prometheus' text format
 )
 
+const snapshotMethods = "GET, HEAD, PUT, DELETE"
+
 var routes = map[string]route{
 	"/":                       newRoute("GET, HEAD", typeHTML, (*SSEServer).servePage),
-	"/dashboard/stream":       newRoute("GET", typeEvents, (*SSEServer).serveStream),
-	"/dashboard/snapshot":     newRoute("PUT, DELETE", typeJSON, (*SSEServer).serveSnapshot),
+	"/dashboard/stream":       newRoute("GET, HEAD", typeEvents, (*SSEServer).serveStream),
+	"/dashboard/snapshot":     newRoute(snapshotMethods, typeJSON, (*SSEServer).serveSnapshot),
 	"/dashboard/activities":   newRoute("POST", typeJSON, (*SSEServer).serveActivities),
 	"/dashboard/trigger-test": newRoute("GET", typeJSON, (*SSEServer).serveTrigger),
 	"/dashboard/history":      newRoute("GET, HEAD", typeJSON, (*SSEServer).serveHistory),
@@ -1298,17 +1536,20 @@ func (s *SSEServer) reject(w http.ResponseWriter, r *http.Request, rejected *rej
 //go:embed dashboard.html
 var page string
 
-// pagePolicy allows the page its own script and style, and requests to this server.
-var pagePolicy = strings.Join([]string{
-	"default-src 'none'",
-	"connect-src 'self'",
-	"img-src data:",
-	"base-uri 'none'",
-	"form-action 'none'",
-	"frame-ancestors 'self'",
-	"script-src " + hashOf("script"),
-	"style-src " + hashOf("style"),
-}, "; ")
+// pagePolicy allows the page its own script and style, and requests to this server. Pages of the
+// allowed origins may show it in a frame.
+func pagePolicy(origins []string) string {
+	return strings.Join([]string{
+		"default-src 'none'",
+		"connect-src 'self'",
+		"img-src data:",
+		"base-uri 'none'",
+		"form-action 'none'",
+		strings.Join(append([]string{"frame-ancestors 'self'"}, origins...), " "),
+		"script-src " + hashOf("script"),
+		"style-src " + hashOf("style"),
+	}, "; ")
+}
 
 // hashOf is the source expression of the page's one element of that name (CSP Level 3).
 func hashOf(element string) string {
@@ -1320,7 +1561,7 @@ func hashOf(element string) string {
 
 // GET /
 func (s *SSEServer) servePage(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Security-Policy", pagePolicy)
+	w.Header().Set("Content-Security-Policy", s.pagePolicy)
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	io.WriteString(w, page)
 }
@@ -1334,7 +1575,12 @@ func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
 		remote:    r.RemoteAddr,
 		userAgent: truncate(r.UserAgent(), maxUserAgent),
 		since:     time.Now(),
-		gzip:      acceptsGzip(r),
+		gzip:      wantsGzip(r, s.config.gzip),
+		chunked:   r.ProtoAtLeast(1, 1),
+	}
+	if r.Method == "HEAD" {
+		setStreamHeader(w.Header(), c)
+		return
 	}
 
 	// If there is no room, clients that are gone make some.
@@ -1355,8 +1601,8 @@ func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.noteOpened(c)
-	head := streamHead(c, w.Header().Get("Access-Control-Allow-Origin"))
-	c.begin(fd, head, s.newest.Load(), s.heartbeats.Load())
+	setStreamHeader(w.Header(), c)
+	c.begin(fd, streamHead(w.Header()), s.newest.Load(), s.heartbeats.Load())
 
 	// This sends what begin has prepared, and an event that came in the meantime.
 	err = s.catchUp(c, c.since)
@@ -1372,35 +1618,77 @@ func (s *SSEServer) noteOpened(c *SSEConnection) {
 	s.streamLog.opened(c)
 }
 
-// streamHead is the head of the response, and the beginning of a compressed body.
-func streamHead(c *SSEConnection, allowedOrigin string) string {
-	head := "HTTP/1.1 200 OK\r\n" +
-		"Content-Type: text/event-stream\r\n" +
-		"Cache-Control: no-cache, no-transform\r\n" +
-		"Connection: close\r\n" +
-		"X-Accel-Buffering: no\r\n" +
-		"Vary: Origin, Accept-Encoding\r\n"
-	if allowedOrigin != "" {
-		head += "Access-Control-Allow-Origin: " + allowedOrigin + "\r\n"
+// setStreamHeader completes the header of a stream.
+func setStreamHeader(header http.Header, c *SSEConnection) {
+	header.Set("Cache-Control", "no-cache, no-transform")
+	header.Set("Connection", "close")
+	header.Set("Date", c.since.UTC().Format(http.TimeFormat))
+	header.Set("Vary", "Origin, Accept-Encoding, User-Agent")
+	header.Set("X-Accel-Buffering", "no")
+	if c.chunked {
+		header.Set("Transfer-Encoding", "chunked")
 	}
 	if c.gzip {
-		return head + "Content-Encoding: gzip\r\n\r\n" + gzipHead
+		header.Set("Content-Encoding", "gzip")
 	}
-	return head + "\r\n"
+}
+
+// streamHead returns the head of a response.
+func streamHead(header http.Header) string {
+	var head strings.Builder
+	head.WriteString("HTTP/1.1 200 OK\r\n")
+	header.Write(&head)
+	head.WriteString("\r\n")
+	return head.String()
+}
+
+// Values of -gzip.
+const (
+	gzipBrowsers = "browsers"
+	gzipAll      = "all"
+	gzipOff      = "off"
+)
+
+// wantsGzip tells whether the stream is to be compressed. By default only clients get gzip that
+// show each block at once. Others, such as Ruby's Net::HTTP and Varnish, ask for gzip and then
+// wait for 16 KiB of text and more.
+func wantsGzip(r *http.Request, setting string) bool {
+	isVarnish := r.Header.Get("X-Varnish") != ""
+	if setting == gzipOff || isVarnish || !acceptsGzip(r) {
+		return false
+	}
+	if setting == gzipAll {
+		return true
+	}
+	isBrowser := strings.HasPrefix(r.UserAgent(), "Mozilla/") ||
+		r.Header.Get("Sec-Fetch-Mode") != "" // Node's fetch sends it, too
+	isOurs := strings.HasPrefix(r.UserAgent(), "sse-client/")
+	return isBrowser || isOurs
 }
 
 // acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3).
 func acceptsGzip(r *http.Request) bool {
-	header := strings.Join(r.Header.Values("Accept-Encoding"), ",")
-	for _, part := range strings.Split(header, ",") {
-		coding, params, err := mime.ParseMediaType(part)
-		if err != nil || coding != "gzip" {
+	return accepts(r.Header.Values("Accept-Encoding"), "gzip")
+}
+
+// acceptsEvents reads Accept (RFC 9110, section 12.5.1). A wildcard does not count.
+func acceptsEvents(r *http.Request) bool {
+	return accepts(r.Header.Values("Accept"), typeEvents)
+}
+
+// accepts tells whether the first element with that name, in all lines of a header, has not the
+// quality 0.
+func accepts(lines []string, name string) bool {
+	for _, element := range strings.Split(strings.Join(lines, ","), ",") {
+		found, params, err := mime.ParseMediaType(element)
+		if err != nil || found != name {
 			continue
 		}
-		if len(params) == 0 {
+		q, hasQuality := params["q"]
+		if !hasQuality {
 			return true
 		}
-		quality, err := strconv.ParseFloat(params["q"], 64)
+		quality, err := strconv.ParseFloat(q, 64)
 		return err == nil && quality > 0
 	}
 	return false
@@ -1435,31 +1723,52 @@ func (s *SSEServer) rejectStream(w http.ResponseWriter, r *http.Request, err err
 	http.Error(w, "The server is "+state+": try again later.", http.StatusServiceUnavailable)
 }
 
-func acceptsEvents(r *http.Request) bool {
-	return strings.Contains(strings.ToLower(r.Header.Get("Accept")), typeEvents)
-}
-
-// PUT, DELETE /dashboard/snapshot
+// GET, PUT, DELETE /dashboard/snapshot
 func (s *SSEServer) serveSnapshot(w http.ResponseWriter, r *http.Request) {
-	const maxSnapshot = 64 << 10 // bytes
-
-	if r.Method == "DELETE" {
+	switch r.Method {
+	case "PUT":
+		s.putSnapshot(w, r)
+	case "DELETE":
 		s.board.deleteExternal()
 		s.broadcast("delete")
 		w.WriteHeader(http.StatusNoContent)
+	default:
+		s.getSnapshot(w, r)
+	}
+}
+
+func (s *SSEServer) getSnapshot(w http.ResponseWriter, r *http.Request) {
+	newest := s.newest.Load()
+	if newest == nil {
+		w.Header().Set("Retry-After", "1")
+		s.reject(w, r, newRejection(503, "There is no snapshot yet: try again later."))
 		return
 	}
+	w.Write(newest.snapshot)
+	io.WriteString(w, "\n")
+}
+
+func (s *SSEServer) putSnapshot(w http.ResponseWriter, r *http.Request) {
+	const maxSnapshot = 64 << 10 // bytes
 
 	body, rejected := readObject(w, r, maxSnapshot)
 	if rejected != nil {
 		s.reject(w, r, rejected)
 		return
 	}
-	var line bytes.Buffer
-	json.Compact(&line, body) // it is valid
-	s.board.putExternal(line.Bytes(), time.Now())
+	s.board.putExternal(oneLine(body), time.Now())
 	s.broadcast("snapshot")
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// lineEnds are what some languages take for the end of a line. In JSON they stand in strings only.
+var lineEnds = strings.NewReplacer("\u2028", `\u2028`, "\u2029", `\u2029`, "\u0085", `\u0085`)
+
+// oneLine puts valid JSON on one line. Its strings stay as they are, except for line ends.
+func oneLine(valid []byte) []byte {
+	var line bytes.Buffer
+	json.Compact(&line, valid)
+	return []byte(lineEnds.Replace(line.String()))
 }
 
 // readObject reads the request's body, which must be a JSON object of at most limit bytes.
@@ -1656,6 +1965,7 @@ func (s *SSEServer) serveDebug(w http.ResponseWriter, r *http.Request) {
 		"streams_opened":       state.totals.opened,
 		"streams_rejected":     state.totals.rejected,
 		"streams_closed":       state.totals.closed, // by reason
+		"connections_closed":   s.listener.closed(), // to make room
 		"events_sent":          state.traffic.events,
 		"events_skipped":       state.traffic.skipped,
 		"bytes_sent":           state.traffic.bytes,
@@ -1712,6 +2022,8 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 		gauge("sse_streams_open", "Open streams.", float64(len(state.conns))),
 		counter("sse_streams_opened_total", "Streams opened.", float64(totals.opened)),
 		counter("sse_streams_rejected_total", "Streams rejected.", float64(totals.rejected)),
+		counter("sse_connections_closed_total", "Connections closed to make room.",
+			float64(s.listener.closed())),
 		counter("sse_events_sent_total", "Events sent.", float64(state.traffic.events)),
 		counter("sse_events_skipped_total", "Events that lagging streams did not get.",
 			float64(state.traffic.skipped)),
@@ -1793,14 +2105,16 @@ func writeJSON(w io.Writer, value any) {
 
 // An access decides which requests are served. It does no I/O.
 type access struct {
-	origins    []string
-	token      string // "": none is needed
-	onLoopback bool   // only this machine can reach the server
+	origins    []string // whose pages may read
+	mayWrite   bool     // the pages of origins may write, too
+	token      string   // "": none is needed
+	onLoopback bool     // only this machine can reach the server
 }
 
 func newAccess(cfg config, listener net.Listener) access {
 	return access{
 		origins:    cfg.origins,
+		mayWrite:   cfg.hasOrigins,
 		token:      cfg.token,
 		onLoopback: listener.Addr().(*net.TCPAddr).IP.IsLoopback(),
 	}
@@ -1819,6 +2133,9 @@ func (a access) check(r *http.Request) *rejection {
 	// A link to the page is harmless.
 	if r.URL.Path != "/" && !a.isFromAllowedPage(r) {
 		return newRejection(403, "Pages of other origins need theirs in -origins.")
+	}
+	if !isSafe(r.Method) && !a.mayWrite && !isFromOwnPage(r) {
+		return newRejection(403, "Pages of other origins may write only if -origins is set.")
 	}
 
 	if a.token == "" {
@@ -1855,24 +2172,35 @@ func (a access) hasToken(r *http.Request) bool {
 // isFromAllowedPage tells whether a request comes from no page, from a page of this server, or
 // from a page of an allowed origin.
 func (a access) isFromAllowedPage(r *http.Request) bool {
-	site := r.Header.Get("Sec-Fetch-Site")
-	origin := r.Header.Get("Origin")
-	isOwn := site == "same-origin" || site == "none"
-	if origin == "" && !isOwn {
-		origin = originOf(r.Referer())
-	}
+	return slices.Contains(a.origins, pageOrigin(r)) || isFromOwnPage(r)
+}
 
-	if slices.Contains(a.origins, origin) {
-		return true
-	}
-	if site != "" && !isOwn {
+// isFromOwnPage tells whether a request comes from no page, or from a page of this server.
+func isFromOwnPage(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	if site != "" && !isOwnSite(site) {
 		return false
 	}
+	origin := pageOrigin(r)
 	if origin == "" {
 		return true
 	}
 	host := hostOf(origin)
 	return host != "" && strings.EqualFold(host, r.Host)
+}
+
+// pageOrigin is the origin of the page that makes the request, or "" if none is known. Over plain
+// http some browsers send nothing but a Referer.
+func pageOrigin(r *http.Request) string {
+	origin := r.Header.Get("Origin")
+	if origin == "" && !isOwnSite(r.Header.Get("Sec-Fetch-Site")) {
+		origin = originOf(r.Referer())
+	}
+	return origin
+}
+
+func isOwnSite(site string) bool {
+	return site == "same-origin" || site == "none"
 }
 
 // knowsHost tells whether a Host header names this machine or an allowed origin.
@@ -2751,7 +3079,9 @@ type config struct {
 	probe      string // URL; "": the server's own /health
 	disk       string // path
 	origins    []string
+	hasOrigins bool // somebody has named them
 	edge       bool
+	gzip       string // browsers, all or off
 	maxStreams int
 	tokenFile  string
 	token      string // "": none is needed
@@ -2762,6 +3092,8 @@ type config struct {
 	settings  map[string]string // in force, by flag name
 	changed   []any             // settings that are not at their defaults, for the log
 }
+
+const defaultOrigins = "http://localhost:3000,http://127.0.0.1:3000"
 
 // parseConfig reads the SSE_… variables that are not empty, then the flags. After -h and -version
 // it returns flag.ErrHelp, and stdout has the text. Any other error is one line.
@@ -2777,9 +3109,12 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	flags.StringVar(&cfg.probe, "probe", "",
 		"`URL` whose response time is measured (default own /health)")
 	flags.StringVar(&cfg.disk, "disk", "/", "`path` in the file system whose use is shown")
-	origins := flags.String("origins", "http://localhost:3000,http://127.0.0.1:3000",
-		"other `origins` whose pages may use the server, separated by commas")
+	origins := flags.String("origins", defaultOrigins,
+		"other `origins` whose pages may use the server, separated by commas; "+
+			"the pages of the default may only read")
 	flags.BoolVar(&cfg.edge, "edge", false, "never show this host's own metrics")
+	flags.StringVar(&cfg.gzip, "gzip", gzipBrowsers,
+		"who gets compressed streams: browsers, all (who accept gzip) or off")
 	flags.IntVar(&cfg.maxStreams, "max-streams", cfg.openFiles-reservedFiles(cfg.openFiles),
 		"open streams at most")
 	flags.StringVar(&cfg.tokenFile, "token-file", "",
@@ -2800,6 +3135,9 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 
 	cfg.noteSettings(flags)
 	cfg.origins = strings.FieldsFunc(*origins, func(r rune) bool { return r == ',' || r == ' ' })
+	flags.Visit(func(f *flag.Flag) { // those that were set
+		cfg.hasOrigins = cfg.hasOrigins || f.Name == "origins"
+	})
 	err = cfg.logLevel.UnmarshalText([]byte(*logLevel))
 	if err != nil {
 		return cfg, fmt.Errorf("-log-level %q is none of debug, info, warn and error", *logLevel)
@@ -2821,7 +3159,7 @@ func readVariables(flags *flag.FlagSet, getenv func(string) string) error {
 		if value == "" {
 			return
 		}
-		err := f.Value.Set(value)
+		err := flags.Set(f.Name, value)
 		if err != nil && firstErr == nil {
 			firstErr = fmt.Errorf("invalid value %q for %s: %w", value, name, err)
 		}
@@ -2915,9 +3253,13 @@ func (c *config) validate() error {
 		return fmt.Errorf("-probe %q is no http or https URL", withoutPassword(c.probe))
 	}
 	for _, origin := range c.origins {
-		if origin != originOf(origin) {
-			return fmt.Errorf("-origins: %q is not like https://example.com:8080", origin)
+		err := validateOrigin(origin)
+		if err != nil {
+			return fmt.Errorf("-origins: %q %w", origin, err)
 		}
+	}
+	if c.gzip != gzipBrowsers && c.gzip != gzipAll && c.gzip != gzipOff {
+		return fmt.Errorf("-gzip %q is none of browsers, all and off", c.gzip)
 	}
 	if c.logFormat != "text" && c.logFormat != "json" {
 		return fmt.Errorf("-log-format %q is neither text nor json", c.logFormat)
@@ -2941,6 +3283,40 @@ func (c *config) validateMaxStreams() error {
 	if c.maxStreams > c.openFiles {
 		return fmt.Errorf("-max-streams %d is over %d, the limit of open files (ulimit -n)",
 			c.maxStreams, c.openFiles)
+	}
+	return nil
+}
+
+// A scheme may also be capacitor or chrome-extension. A host is a name or an address.
+var (
+	schemePattern = regexp.MustCompile(`^[a-z][a-z0-9+.-]*$`)
+	hostPattern   = regexp.MustCompile(`^([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]*)?$`)
+)
+
+// validateOrigin checks that browsers would send the origin so. Its error continues a sentence.
+func validateOrigin(origin string) error {
+	scheme, host, _ := strings.Cut(origin, "://")
+	isASCII := strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0
+	switch {
+	case strings.Contains(origin, "*"):
+		return errors.New("has a wildcard, and there are none: name each origin")
+	case !isASCII:
+		return errors.New("is not ASCII: write the host as browsers do, xn--…")
+	case !schemePattern.MatchString(scheme) || !hostPattern.MatchString(host):
+		return errors.New("is not like https://example.com:8080, in lower case and without a path")
+	}
+
+	u, err := url.Parse(origin)
+	if err != nil {
+		return errors.New("is not like https://example.com:8080")
+	}
+	if scheme == "https" && u.Port() == "443" || scheme == "http" && u.Port() == "80" {
+		return errors.New("has the default port: write it as browsers do, without")
+	}
+	_, err = net.LookupPort("tcp", "0"+u.Port())
+	ip := net.ParseIP(u.Hostname())
+	if err != nil || ip != nil && ip.String() != u.Hostname() {
+		return errors.New("has a port or an address that browsers do not write so")
 	}
 	return nil
 }
@@ -2973,9 +3349,18 @@ func openFilesLimit() int {
 	return int(min(uint64(limit.Cur), most))
 }
 
+// connectionShare is the part of the limit for connections that are not streams.
+func connectionShare(limit int) int {
+	const least, most = 32, 1024
+
+	return max(least, min(limit/20, most))
+}
+
 // reservedFiles is the part of the limit that streams leave by default to everything else.
 func reservedFiles(limit int) int {
-	return max(limit/20, 64)
+	const others = 32 // the listener, the log, /proc, and streams that are being opened
+
+	return connectionShare(limit) + others
 }
 
 // withoutPassword returns a URL that may be shown.

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"reflect"
@@ -107,7 +108,7 @@ func TestRequestHalfSentIsGivenUp(t *testing.T) {
 	s := testServer(t)
 	httpServer := s.newHTTPServer()
 	limits := []time.Duration{httpServer.ReadHeaderTimeout, httpServer.ReadTimeout,
-		httpServer.WriteTimeout, httpServer.IdleTimeout}
+		httpServer.WriteTimeout}
 	for i, limit := range limits {
 		if limit < time.Second || limit > 10*time.Second {
 			t.Errorf("limit %d is %v, want 1s to 10s", i, limit)
@@ -129,6 +130,286 @@ func TestRequestHalfSentIsGivenUp(t *testing.T) {
 	_, err := io.ReadAll(half)
 	if err != nil {
 		t.Errorf("half a request is not given up: %v", err)
+	}
+}
+
+func TestRequestIdleTimeoutOutlastsClients(t *testing.T) {
+	t.Parallel()
+	const ofClients = 90 * time.Second // of Go; load balancers have 60 s
+	got := testServer(t).newHTTPServer().IdleTimeout
+	if got <= ofClients || got > 5*time.Minute {
+		t.Errorf("idle connections are kept for %v, want a little more than %v", got, ofClients)
+	}
+}
+
+// A fakeConn only tells whether it was closed.
+type fakeConn struct {
+	net.Conn
+	isClosed bool
+}
+
+func (c *fakeConn) Close() error {
+	c.isClosed = true
+	return nil
+}
+
+func TestListenerClosesWhoWaitedLongest(t *testing.T) {
+	t.Parallel()
+	type wait struct {
+		isActive bool
+		waits    int // looks
+	}
+	for _, test := range []struct {
+		name   string
+		conns  []wait
+		room   bool
+		closed int // index; -1: none
+	}{
+		{"there is room", []wait{{false, 1000}, {true, 1000}}, true, -1},
+		{"all are young", []wait{{false, 0}, {false, 8}, {true, 199}}, false, -1},
+		{"a head is due now", []wait{{false, 0}, {false, 9}, {true, 0}}, false, -1},
+		{"a head is late", []wait{{false, 0}, {false, 10}, {true, 199}}, true, 1},
+		{"a body is late", []wait{{false, 0}, {false, 9}, {true, 201}}, true, 2},
+		{"two heads", []wait{{false, 30}, {false, 40}, {true, 190}}, true, 1},
+		{"a head and a body", []wait{{false, 30}, {true, 300}, {false, 0}}, true, 1},
+	} {
+		l := newLimitedListener(nil, 3)
+		var conns []*fakeConn
+		for _, w := range test.conns {
+			conn := &fakeConn{}
+			conns = append(conns, conn)
+			l.conns[conn] = &connState{isActive: w.isActive, waits: w.waits}
+		}
+
+		if got := l.makeRoom(); got != test.room {
+			t.Errorf("%s: room is %v, want %v", test.name, got, test.room)
+		}
+		closed := 0
+		for i, conn := range conns {
+			_, isKnown := l.conns[conn]
+			if conn.isClosed != (i == test.closed) || isKnown == conn.isClosed {
+				t.Errorf("%s: connection %d is closed: %v, known: %v",
+					test.name, i, conn.isClosed, isKnown)
+			}
+			if conn.isClosed {
+				closed++
+			}
+		}
+		if got := l.closed(); got != uint64(closed) {
+			t.Errorf("%s: %d are counted as closed, want %d", test.name, got, closed)
+		}
+	}
+}
+
+func TestListenerCountsWhatIsNoStream(t *testing.T) {
+	t.Parallel()
+	l := newLimitedListener(nil, 9)
+	for _, test := range []struct {
+		state             http.ConnState
+		isKnown, isActive bool
+		isFreed           bool
+	}{
+		{http.StateNew, true, false, false},
+		{http.StateActive, true, true, false},
+		{http.StateIdle, true, false, false},
+		{http.StateActive, true, true, false},
+		{http.StateHijacked, false, false, true},
+		{http.StateNew, true, false, false},
+		{http.StateClosed, false, false, true},
+		{http.StateClosed, false, false, true}, // one that makeRoom has closed
+	} {
+		conn := &fakeConn{}
+		for known := range l.conns {
+			conn = known.(*fakeConn)
+		}
+		l.noteState(conn, test.state)
+		state, isKnown := l.conns[conn]
+		if isKnown != test.isKnown {
+			t.Fatalf("%v: known %v", test.state, isKnown)
+		}
+		if isKnown && (state.isActive != test.isActive || state.waits != 0) {
+			t.Errorf("%v: it is known as %+v", test.state, *state)
+		}
+		l.look()
+		isFreed := false
+		select {
+		case <-l.freed:
+			isFreed = true
+		default:
+		}
+		if isFreed != test.isFreed {
+			t.Errorf("%v: Accept is woken: %v", test.state, isFreed)
+		}
+	}
+}
+
+// A scriptedListener hands out connections without a network, and notes how many there were.
+type scriptedListener struct {
+	outer  *limitedListener
+	counts chan int // has room for all
+}
+
+func (l *scriptedListener) Accept() (net.Conn, error) {
+	l.outer.mu.Lock()
+	defer l.outer.mu.Unlock()
+	l.counts <- len(l.outer.conns)
+	return &fakeConn{}, nil
+}
+
+func (l *scriptedListener) Close() error   { return nil }
+func (l *scriptedListener) Addr() net.Addr { return nil }
+
+func TestListenerAcceptWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	inner := &scriptedListener{counts: make(chan int, 10)}
+	l := newLimitedListener(inner, 1)
+	inner.outer = l
+
+	first, err := l.Accept()
+	if _, isKnown := l.conns[first]; err != nil || !isKnown {
+		t.Fatalf("the first connection is known: %v, %v", isKnown, err)
+	}
+	type accepted struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan accepted, 1) // each is read before the next
+	accept := func() {
+		conn, err := l.Accept()
+		results <- accepted{conn, err}
+	}
+	waitForAccept := func() {
+		t.Helper()
+		l.freed <- struct{}{} // it looks, finds no room, and waits again
+		eventually(t, "Accept has looked", func() bool { return len(l.freed) == 0 })
+	}
+
+	l.noteState(first, http.StateActive)
+	go accept()
+	waitForAccept()
+	if len(results) > 0 {
+		t.Fatal("Accept returns while the share is used up")
+	}
+	l.noteState(first, http.StateHijacked)
+	second := <-results
+	if second.err != nil || second.conn == first {
+		t.Errorf("after the first became a stream Accept returns %v", second.err)
+	}
+
+	l.noteState(second.conn, http.StateActive)
+	go accept()
+	waitForAccept()
+	l.noteState(second.conn, http.StateClosed)
+	third := <-results
+	if third.err != nil {
+		t.Errorf("after the second was closed Accept returns %v", third.err)
+	}
+
+	l.noteState(third.conn, http.StateActive)
+	go accept()
+	waitForAccept()
+	l.Close()
+	l.Close() // as http.Server does
+	if got := <-results; got.err != net.ErrClosed {
+		t.Errorf("after Close, Accept returns %v", got.err)
+	}
+
+	close(inner.counts)
+	for count := range inner.counts {
+		if count > 0 {
+			t.Errorf("a connection was accepted beside %d", count)
+		}
+	}
+}
+
+// The third connection has room only because the second is given up.
+func TestListenerAcceptGivesUpAnIdleOne(t *testing.T) {
+	t.Parallel()
+	inner := &scriptedListener{counts: make(chan int, 10)}
+	l := newLimitedListener(inner, 2)
+	inner.outer = l
+	first, _ := l.Accept()
+	l.noteState(first, http.StateActive)
+	second, _ := l.Accept()
+	l.noteState(second, http.StateIdle)
+	third, err := l.Accept()
+	if err != nil || third == nil || l.closed() != 1 {
+		t.Errorf("Accept returns %v, %d were closed", err, l.closed())
+	}
+	if first.(*fakeConn).isClosed || !second.(*fakeConn).isClosed {
+		t.Errorf("the active one is closed: %v, the idle one: %v",
+			first.(*fakeConn).isClosed, second.(*fakeConn).isClosed)
+	}
+}
+
+// Streams come through a share that is smaller than their number. Peers that send half a head and
+// no more use it up, and take nothing from the streams.
+func TestListenerShareLeavesStreamsAlone(t *testing.T) {
+	t.Parallel()
+	const share, streams, peers = 32, 50, 80
+	cfg := testConfig(t, "-interval", "1h", "-heartbeat", "1h")
+	cfg.openFiles = 200
+	s := startServerOf(t, cfg)
+	s.waitForSnapshot(t)
+	if s.listener.share != share {
+		t.Fatalf("the share is %d, want %d", s.listener.share, share)
+	}
+	var clients []*client
+	for i := 0; i < streams; i++ {
+		c := s.stream(t)
+		c.event(t)
+		clients = append(clients, c)
+	}
+
+	for i := 0; i < peers; i++ {
+		s.connect(t, "GET ")
+	}
+	reply := s.trigger(t)
+	if reply.Streams != streams {
+		t.Errorf("the broadcast reached %d streams, want %d", reply.Streams, streams)
+	}
+	for _, c := range clients {
+		if got := c.event(t).id; got != reply.ID {
+			t.Fatalf("event %d came, want %d", got, reply.ID)
+		}
+	}
+	const least = peers + 1 - share
+	state, metric := s.debug(t), s.metrics(t)["sse_connections_closed_total"]
+	if state.Open != streams || state.ConnsClosed < least || metric < least || metric > peers {
+		t.Errorf("%d streams are open, %d and %v connections were closed, want at least %d",
+			state.Open, state.ConnsClosed, metric, least)
+	}
+}
+
+// An addrListener has an address and nothing else.
+type addrListener struct {
+	net.Listener
+	addr net.TCPAddr
+}
+
+func (l addrListener) Addr() net.Addr { return &l.addr }
+
+func TestListenerURLIsOfThisMachine(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ ip, zone, want string }{
+		{"127.0.0.1", "", "http://127.0.0.1:3001"},
+		{"10.0.0.1", "", "http://10.0.0.1:3001"},
+		{"0.0.0.0", "", "http://localhost:3001"},
+		{"::", "", "http://localhost:3001"},
+		{"::1", "", "http://[::1]:3001"},
+		{"fe80::1", "lo", "http://[fe80::1%25lo]:3001"},
+		{"fe80::1", "a b%", "http://[fe80::1%25a%20b%25]:3001"},
+	} {
+		addr := net.TCPAddr{IP: net.ParseIP(test.ip), Zone: test.zone, Port: 3001}
+		listener := addrListener{addr: addr}
+		if got := localURL(listener); got != test.want {
+			t.Errorf("the URL of %v is %q, want %q", &addr, got, test.want)
+		}
+		s := newSSEServer(testConfig(t), listener, noLog())
+		r, err := http.NewRequest("GET", s.sampler.probeURL, nil)
+		if err != nil || r.URL.Port() != "3001" || r.URL.Path != "/health" {
+			t.Errorf("the probe of %v asks %q, %v", &addr, s.sampler.probeURL, err)
+		}
 	}
 }
 
@@ -307,12 +588,11 @@ func TestRoutesTakeTheirMethodsOnly(t *testing.T) {
 		allow        string
 	}{
 		{"POST", "/", 405, "GET, HEAD"},
-		{"POST", "/dashboard/stream", 405, "GET"},
-		{"HEAD", "/dashboard/stream", 405, "GET"},
-		{"OPTIONS", "/dashboard/stream", 405, "GET"},
+		{"POST", "/dashboard/stream", 405, "GET, HEAD"},
+		{"OPTIONS", "/dashboard/stream", 405, "GET, HEAD"},
 		{"POST", "/dashboard/trigger-test", 405, "GET"},
 		{"HEAD", "/dashboard/trigger-test", 405, "GET"},
-		{"POST", "/dashboard/snapshot", 405, "PUT, DELETE"},
+		{"POST", "/dashboard/snapshot", 405, "GET, HEAD, PUT, DELETE"},
 		{"GET", "/dashboard/activities", 405, "POST"},
 		{"PUT", "/dashboard/activities", 405, "POST"},
 		{"POST", "/dashboard/history", 405, "GET, HEAD"},
@@ -320,6 +600,8 @@ func TestRoutesTakeTheirMethodsOnly(t *testing.T) {
 		{"PUT", "/metrics", 405, "GET, HEAD"},
 		{"PUT", "/health", 405, "GET, HEAD"},
 		{"HEAD", "/", 200, ""},
+		{"HEAD", "/dashboard/stream", 200, ""},
+		{"HEAD", "/dashboard/snapshot", 200, ""},
 		{"HEAD", "/dashboard/history", 200, ""},
 		{"HEAD", "/dashboard/debug", 200, ""},
 		{"HEAD", "/metrics", 200, ""},
@@ -357,7 +639,7 @@ func TestRoutesServePagesOfAllowedOrigins(t *testing.T) {
 		{"http://localhost:3001", ""},
 		{"", ""},
 	}
-	for _, path := range []string{"/dashboard/stream", "/dashboard/debug",
+	for _, path := range []string{"/dashboard/stream", "/dashboard/snapshot", "/dashboard/debug",
 		"/dashboard/trigger-test", "/health"} {
 		for _, test := range tests {
 			_, head, _ := s.request(t, "GET", path, "Origin", test.origin)
@@ -400,7 +682,7 @@ func TestPagePolicyAllowsOnlyItself(t *testing.T) {
 	}
 
 	want := []string{"default-src 'none'", "connect-src 'self'", "base-uri 'none'",
-		"form-action 'none'", "frame-ancestors 'self'"}
+		"form-action 'none'"}
 	for _, element := range []string{"script", "style"} {
 		pattern := regexp.MustCompile("(?s)<" + element + ">(.*?)</" + element + ">")
 		texts := pattern.FindAllStringSubmatch(body, -1)
@@ -415,6 +697,25 @@ func TestPagePolicyAllowsOnlyItself(t *testing.T) {
 	for _, directive := range want {
 		if !slices.Contains(policy, directive) {
 			t.Errorf("the policy %q lacks %q", policy, directive)
+		}
+	}
+}
+
+func TestPageMayBeFramedByAllowedOrigins(t *testing.T) {
+	t.Parallel()
+	for origins, want := range map[string]string{
+		defaultOrigins: "frame-ancestors 'self' http://localhost:3000 http://127.0.0.1:3000",
+		"https://a.example, capacitor://localhost": "frame-ancestors 'self' https://a.example " +
+			"capacitor://localhost",
+		"": "frame-ancestors 'self'",
+	} {
+		s := testServer(t, "-origins", origins)
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/", nil))
+		found := regexp.MustCompile(`frame-ancestors [^;]*`).
+			FindAllString(w.Header().Get("Content-Security-Policy"), -1)
+		if len(found) != 1 || strings.TrimSpace(found[0]) != want {
+			t.Errorf("with -origins %q the policy has %q, want %q", origins, found, want)
 		}
 	}
 }
@@ -451,26 +752,195 @@ func TestStreamHeadIsAsDocumented(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	s.waitForSnapshot(t)
-	c := s.connect(t, "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n"+
-		"Accept: text/event-stream\r\n\r\n")
-	var got []byte
-	for !bytes.Contains(got, []byte("}\n\n")) {
-		got = append(got, c.read(t, 1)...)
-	}
-	want := regexp.MustCompile(`^HTTP/1.1 200 OK\r
-Content-Type: text/event-stream\r
+	const head = `^HTTP/1.1 200 OK\r
 Cache-Control: no-cache, no-transform\r
 Connection: close\r
+Content-Type: text/event-stream\r
+Date: ([^\r\n]+)\r
+`
+	const headEnd = `Vary: Origin, Accept-Encoding, User-Agent\r
 X-Accel-Buffering: no\r
-Vary: Origin, Accept-Encoding\r
+X-Content-Type-Options: nosniff\r
 \r
-retry: [1-4]\d\d\d
-id: \d{13}
-data: \{.*\}
+`
+	const firstLine, event = "retry: [1-4]\\d\\d\\d\n", "id: \\d{13}\ndata: \\{.*\\}\n\n"
 
-$`)
-	if !want.Match(got) {
-		t.Errorf("the stream begins with\n%s", got)
+	for proto, want := range map[string]string{
+		"HTTP/1.0": head + headEnd + firstLine + event + "$",
+		"HTTP/1.1": head + "Transfer-Encoding: chunked\r\n" + headEnd +
+			"c\r\n" + firstLine + "\r\n[0-9a-f]{3}\r\n" + event + "$",
+	} {
+		c := s.connect(t, "GET /dashboard/stream "+proto+"\r\nHost: localhost\r\n"+
+			"Accept: text/event-stream\r\n\r\n")
+		var got []byte
+		for !bytes.Contains(got, []byte("}\n\n")) {
+			got = append(got, c.read(t, 1)...)
+		}
+		m := regexp.MustCompile(want).FindSubmatch(got)
+		if m == nil {
+			t.Errorf("over %s the stream begins with\n%s", proto, got)
+			continue
+		}
+		date, err := http.ParseTime(string(m[1]))
+		if err != nil || time.Since(date).Abs() > time.Minute {
+			t.Errorf("the date is %q, %v", m[1], err)
+		}
+	}
+}
+
+func TestStreamHeadRequestOpensNoStream(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for _, agent := range []string{"curl/8", "Mozilla/5.0"} {
+		header := []string{"User-Agent", agent, "Accept-Encoding", "gzip",
+			"Origin", "http://localhost:3000"}
+		before := s.debug(t).Opened
+		code, head, _ := s.request(t, "HEAD", "/dashboard/stream", header...)
+		if opened := s.debug(t).Opened - before; code != 200 || opened != 0 {
+			t.Errorf("HEAD returns %d and opens %d streams", code, opened)
+		}
+
+		getCode, want, _ := s.request(t, "GET", "/dashboard/stream", header...)
+		head.Del("Date")
+		want.Del("Date")
+		if getCode != 200 || !reflect.DeepEqual(head, want) {
+			t.Errorf("HEAD has %v, GET %d %v", head, getCode, want)
+		}
+	}
+
+	c := s.connect(t, "HEAD /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	got, err := readAll(c)
+	_, body, hasEnd := strings.Cut(string(got), "\r\n\r\n")
+	if err != nil || !hasEnd || body != "" {
+		t.Errorf("HEAD returns %q, %v", got, err)
+	}
+}
+
+// Each chunk is one event, one heartbeat, or the start or the end of the body.
+func TestStreamChunksAreWholeEvents(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		proto  string
+		isGzip bool
+	}{
+		{"HTTP/1.1", false},
+		{"HTTP/1.1", true},
+		{"HTTP/1.0", false},
+		{"HTTP/1.0", true},
+	} {
+		checkBody(t, test.proto, test.isGzip)
+	}
+}
+
+// checkBody checks each byte after the head of a stream with two events and two heartbeats.
+func checkBody(t *testing.T, proto string, isGzip bool) {
+	t.Helper()
+	s := startServer(t, "-edge", "-heartbeat", "1h")
+	s.put(t, `{"n":1}`)
+	request := "GET /dashboard/stream " + proto + "\r\nHost: localhost\r\n"
+	if isGzip {
+		request += "User-Agent: Mozilla/5.0\r\nAccept-Encoding: gzip\r\n"
+	}
+	c := s.connect(t, request+"\r\n")
+
+	want := []string{"retry: ", string(s.newest.Load().plain.data)}
+	s.waitForAllSent(t)
+	s.heartbeat(time.Now())
+	s.waitForAllSent(t)
+	s.heartbeat(time.Now())
+	s.waitForAllSent(t)
+	s.trigger(t)
+	s.waitForAllSent(t)
+	want = append(want, heartbeatText, heartbeatText, string(s.newest.Load().plain.data), "retry: ")
+	s.stop()
+
+	all, err := readAll(c)
+	_, body, _ := strings.Cut(string(all), "\r\n\r\n")
+	if err != nil || body == "" {
+		t.Fatalf("%s, gzip %v: the stream has %q, %v", proto, isGzip, all, err)
+	}
+	if proto == "HTTP/1.1" {
+		chunks := chunksOf(t, body)
+		body = strings.Join(chunks, "")
+		if len(chunks) != len(want) {
+			t.Errorf("gzip %v: there are %d chunks, want %d", isGzip, len(chunks), len(want))
+		}
+		for i := 0; i < len(chunks) && !isGzip; i++ {
+			if !strings.HasPrefix(chunks[i], want[i]) {
+				t.Errorf("chunk %d is %q, want %q", i, chunks[i], want[i])
+			}
+		}
+	}
+	if isGzip {
+		body = string(gunzip(t, []byte(body)))
+	}
+	middle := regexp.QuoteMeta(strings.Join(want[1:len(want)-1], ""))
+	if !regexp.MustCompile(`^retry: \d{4}\n` + middle + `retry: \d{4}\n\n$`).MatchString(body) {
+		t.Errorf("%s, gzip %v: the body is %q, want %q in it", proto, isGzip, body, want)
+	}
+}
+
+// waitForAllSent waits until the one stream has got everything.
+func (s *server) waitForAllSent(t testing.TB) {
+	t.Helper()
+	eventually(t, "the stream has got everything", func() bool {
+		count := s.forEachStream(time.Now(), func(c *SSEConnection, _ time.Time) error {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			hasNewest := c.last == s.newest.Load().id
+			if c.fd < 0 || !hasNewest || !c.isUpToDate(s.heartbeats.Load()) {
+				return errLagging
+			}
+			return nil
+		})
+		return count == 1
+	})
+}
+
+// chunksOf splits a body that must be whole chunks, the last chunk, and nothing else.
+func chunksOf(t testing.TB, body string) (chunks []string) {
+	t.Helper()
+	for body != "0\r\n\r\n" {
+		line, rest, _ := strings.Cut(body, "\r\n")
+		size, err := strconv.ParseInt(line, 16, 32)
+		isExact := fmt.Sprintf("%x", size) == line && size > 0
+		if err != nil || !isExact || !strings.HasPrefix(rest[min(int(size), len(rest)):], "\r\n") {
+			t.Fatalf("after %d chunks comes %q", len(chunks), body)
+		}
+		chunks = append(chunks, rest[:size])
+		body = rest[size+2:]
+	}
+	return chunks
+}
+
+func TestStreamAcceptOfEvents(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		lines []string
+		want  bool
+	}{
+		{nil, false},
+		{[]string{""}, false},
+		{[]string{"*/*"}, false},
+		{[]string{"text/*"}, false},
+		{[]string{"text/html"}, false},
+		{[]string{"text/event-streams"}, false},
+		{[]string{"x-text/event-stream"}, false},
+		{[]string{"text/event-stream;q=0"}, false},
+		{[]string{"text/event-stream ; Q=0.000, */*"}, false},
+		{[]string{"text/event-stream;q=x"}, false},
+		{[]string{"text/event-stream"}, true},
+		{[]string{"TEXT/Event-Stream"}, true},
+		{[]string{"text/event-stream;charset=utf-8"}, true},
+		{[]string{"text/event-stream;q=0.001"}, true},
+		{[]string{"text/html, text/event-stream; q=0.5, */*"}, true},
+		{[]string{"application/json", "text/event-stream"}, true},
+		{[]string{"text/event-stream", "*/*;q=0"}, true},
+	} {
+		r := &http.Request{Header: http.Header{"Accept": test.lines}}
+		if got := acceptsEvents(r); got != test.want {
+			t.Errorf("Accept %q: %v, want %v", test.lines, got, test.want)
+		}
 	}
 }
 
@@ -756,6 +1226,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 		`sse_streams_closed_total{reason="shutdown"}`:                         0,
 		`sse_streams_closed_total{reason="error"}`:                            0,
 		"sse_events_skipped_total":                                            0,
+		"sse_connections_closed_total":                                        0,
 		`sse_status{status="` + s.debug(t).Status + `"}`:                      1,
 		`sse_build_info{version="dev",goversion="` + runtime.Version() + `"}`: 1,
 	} {
@@ -857,7 +1328,7 @@ func TestMetricsHaveTheStatusOfExternals(t *testing.T) {
 func TestConfigFlagsWinOverVariables(t *testing.T) {
 	t.Parallel()
 	getenv := env("SSE_INTERVAL=5s", "SSE_HEARTBEAT=9s", "SSE_PROBE=", "SSE_LOG_LEVEL=warn",
-		"SSE_EDGE=true", "SSE_TOKEN= secret\n")
+		"SSE_EDGE=true", "SSE_TOKEN= secret\n", "SSE_GZIP=off")
 	args := []string{"-interval", "3s", "-origins", "https://a.example, http://b:1"}
 	cfg, err := parseConfig(args, getenv, io.Discard)
 	if err != nil {
@@ -874,6 +1345,7 @@ func TestConfigFlagsWinOverVariables(t *testing.T) {
 		{"probe", cfg.probe, ""},
 		{"disk", cfg.disk, "/"},
 		{"origins", cfg.origins, []string{"https://a.example", "http://b:1"}},
+		{"gzip", cfg.gzip, "off"},
 		{"edge", cfg.edge, true},
 		{"token", cfg.token, "secret"},
 		{"log-format", cfg.logFormat, "text"},
@@ -906,7 +1378,10 @@ func TestConfigErrorsAreOneLine(t *testing.T) {
 		{"-disk /nope", nil, []string{`-disk "/nope"`, "no such file"}},
 		{"-origins http://a/b", nil, []string{"-origins", "https://example.com:8080"}},
 		{"-origins https://A.example/", nil, []string{"-origins"}},
-		{"-origins *", nil, []string{"-origins"}},
+		{"-origins *", nil, []string{`-origins: "*"`, "wildcard"}},
+		{"-origins http://a,https://b:443", nil, []string{`"https://b:443"`, "default port"}},
+		{"-gzip on", nil, []string{`-gzip "on"`, "browsers", "all", "off"}},
+		{"-gzip=", nil, []string{`-gzip ""`}},
 		{"-max-streams -1", nil, []string{"-max-streams -1"}},
 		{"-max-streams 0", nil, []string{"-max-streams 0"}},
 		{"-max-streams 99999999", nil,
@@ -919,6 +1394,7 @@ func TestConfigErrorsAreOneLine(t *testing.T) {
 		{"", []string{"SSE_INTERVAL=soon"}, []string{"SSE_INTERVAL", `"soon"`}},
 		{"", []string{"SSE_MAX_STREAMS=x"}, []string{"SSE_MAX_STREAMS"}},
 		{"", []string{"SSE_HEARTBEAT=1ms"}, []string{"-heartbeat 1ms"}},
+		{"", []string{"SSE_GZIP=ALL"}, []string{`-gzip "ALL"`}},
 		{"", []string{"SSE_TOKEN=  "}, []string{"SSE_TOKEN is blank"}},
 		{"-token-file x", []string{"SSE_TOKEN=y"}, []string{"SSE_TOKEN", "-token-file", "both"}},
 		{"", []string{"SSE_TOKEN=y", "SSE_TOKEN_FILE=x"}, []string{"SSE_TOKEN", "both"}},
@@ -984,7 +1460,7 @@ func TestConfigHelpNamesEachVariable(t *testing.T) {
 			t.Errorf("the help lacks -%s or %s:\n%s", name, variable, out.String())
 		}
 	}
-	if len(settings) != 11 {
+	if len(settings) != 12 {
 		t.Errorf("there are %d settings: %v", len(settings), settings)
 	}
 }
@@ -1006,9 +1482,87 @@ func TestConfigDefaultStreamsLeaveDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := int(min(uint64(limit.Cur), 1<<20))
-	want := files - max(files/20, 64)
+	want := files - min(max(files/20, 32), 1024) - 32
 	if got := testConfig(t).maxStreams; got != want {
 		t.Errorf("with %d descriptors -max-streams is %d, want %d", files, got, want)
+	}
+}
+
+func TestConfigOriginsAreAsBrowsersSendThem(t *testing.T) {
+	t.Parallel()
+	const form, strict = "is not like https://example.com:8080", "in lower case and without a path"
+	for _, test := range []struct{ origin, want string }{
+		{"http://localhost:3000", ""},
+		{"https://dash.example.com", ""},
+		{"https://dash.example.com:8443", ""},
+		{"http://dash.example.com:443", ""},
+		{"https://dash.example.com:80", ""},
+		{"https://xn--bcher-kva.example", ""},
+		{"http://[::1]:3000", ""},
+		{"capacitor://localhost", ""},
+		{"tauri://localhost", ""},
+		{"chrome-extension://abcdefghijklmnopabcdefghijklmnop", ""},
+		{"https://dash.example.com:443", "default port"},
+		{"http://dash.example.com:80", "default port"},
+		{"http://[::1]:80", "default port"},
+		{"https://bücher.example", "xn--"},
+		{"https://*.example.com", "wildcard"},
+		{"*", "wildcard"},
+		{"https://example.com:*", "wildcard"},
+		{"example.com", form},
+		{"example.com:3000", form},
+		{"null", form},
+		{"https://", form},
+		{"//example.com", form},
+		{"1http://example.com", form},
+		{"http://example.com:port", form},
+		{"HTTPS://example.com", form},
+		{"https://Example.com", strict},
+		{"https://example.com/", strict},
+		{"https://example.com/path", strict},
+		{"https://example.com?x", strict},
+		{"https://user@example.com", strict},
+		{"https://example.com:", strict},
+		{"https://example.com:0443", strict},
+		{"https://:3000", strict},
+		{"https://a;script-src", strict},
+		{"https://a'b", strict},
+		{"https://example.com:99999", "browsers do not write so"},
+		{"http://[0:0:0:0:0:0:0:1]:3000", "browsers do not write so"},
+	} {
+		got := ""
+		_, err := parseConfig([]string{"-origins", test.origin}, env(), io.Discard)
+		if err != nil {
+			got = err.Error()
+		}
+		if test.want == "" && err == nil {
+			continue
+		}
+		hasName := strings.HasPrefix(got, fmt.Sprintf("-origins: %q ", test.origin))
+		if test.want == "" || !hasName || !strings.Contains(got, test.want) {
+			t.Errorf("-origins %q: the error is %q, want %q", test.origin, got, test.want)
+		}
+	}
+}
+
+func TestConfigShareIsOneTwentieth(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ openFiles, share int }{
+		{64, 32},
+		{200, 32},
+		{659, 32},
+		{660, 33},
+		{1024, 51},
+		{20000, 1000},
+		{20480, 1024},
+		{20500, 1024},
+		{1 << 20, 1024},
+	} {
+		got, reserved := connectionShare(test.openFiles), reservedFiles(test.openFiles)
+		if got != test.share || reserved != test.share+32 {
+			t.Errorf("of %d descriptors %d are the share and %d reserved, want %d and 32 more",
+				test.openFiles, got, reserved, test.share)
+		}
 	}
 }
 
@@ -1018,7 +1572,7 @@ func TestConfigMaxStreamsKnowsTheLimit(t *testing.T) {
 		openFiles, maxStreams int
 		want                  []string // in the error; nil: there is none
 	}{
-		{1000, 936, nil},
+		{1000, 918, nil}, // the default
 		{1000, 1000, nil},
 		{1000, 1, nil},
 		{65, 1, nil},
@@ -1384,5 +1938,47 @@ func TestConfigHelpAnswersInSpiteOfBadVariables(t *testing.T) {
 		if !errors.Is(err, flag.ErrHelp) || out.Len() == 0 {
 			t.Errorf("%s with a bad SSE_INTERVAL: %v, %q", flagName, err, out.String())
 		}
+	}
+}
+
+func TestConfigNamedOriginsMayWrite(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args, env []string
+		want      bool
+	}{
+		{nil, nil, false},
+		{[]string{"-interval", "1s"}, []string{"SSE_DISK=/"}, false},
+		{[]string{"-origins", "https://a.example"}, nil, true},
+		{[]string{"-origins", defaultOrigins}, nil, true},
+		{nil, []string{"SSE_ORIGINS=" + defaultOrigins}, true},
+	} {
+		cfg, err := parseConfig(c.args, env(c.env...), io.Discard)
+		if err != nil || cfg.hasOrigins != c.want {
+			t.Errorf("%q %q: named %v, want %v, %v", c.args, c.env, cfg.hasOrigins, c.want, err)
+		}
+	}
+}
+
+func TestListenerLooksForUnreadInput(t *testing.T) {
+	t.Parallel()
+	conn, client := tcpPair(t)
+	if hasInput(conn) {
+		t.Error("there is input before the client has sent any")
+	}
+	io.WriteString(client, "GET")
+	eventually(t, "there is input", func() bool { return hasInput(conn) })
+
+	l := newLimitedListener(nil, 1)
+	l.conns[conn] = &connState{waits: 5}
+	l.look()
+	if got := l.conns[conn].waits; got != 0 {
+		t.Errorf("with unread input the server has waited for %d looks, want 0", got)
+	}
+	io.ReadFull(conn, make([]byte, len("GET")))
+	l.look()
+	l.look()
+	if got := l.conns[conn].waits; got != 2 {
+		t.Errorf("after two looks without input the server has waited for %d", got)
 	}
 }

@@ -79,7 +79,7 @@ func TestShutdownSendsRetryLast(t *testing.T) {
 		t.Errorf("after it comes %q, %v", end, err)
 	}
 	end, err = io.ReadAll(compressed.r)
-	if !errors.Is(err, io.ErrUnexpectedEOF) || !retryPattern.Match(end) { // there is no trailer
+	if err != nil || !retryPattern.Match(end) {
 		t.Errorf("after it the compressed stream has %q, %v", end, err)
 	}
 }
@@ -639,6 +639,34 @@ func TestReasonOfEachError(t *testing.T) {
 	}
 }
 
+func TestChunkBytes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, got, want string
+	}{
+		{"a line", string(newChunk([]byte("x\n")).whole), "2\r\nx\n\r\n"},
+		{"an event", string(newEvent(7, time.Now(), []byte(`{"a":1}`)).plain.whole),
+			"15\r\nid: 7\ndata: {\"a\":1}\n\n\r\n"},
+		{"its data", string(newEvent(7, time.Now(), []byte(`{"a":1}`)).plain.data),
+			"id: 7\ndata: {\"a\":1}\n\n"},
+		{"200 bytes", string(newChunk(bytes.Repeat([]byte("x"), 200)).whole),
+			"c8\r\n" + strings.Repeat("x", 200) + "\r\n"},
+		{"a heartbeat", string(plainHeartbeat.whole), "d\r\n: heartbeat\n\n\r\n"},
+		{"its data", string(plainHeartbeat.data), ": heartbeat\n\n"},
+		{"a compressed heartbeat", string(gzipHeartbeat.whole),
+			"17\r\n\x00\x0d\x00\xf2\xff: heartbeat\n\n\x00\x00\x00\xff\xff\r\n"},
+		{"its data", string(gzipHeartbeat.data),
+			"\x00\x0d\x00\xf2\xff: heartbeat\n\n\x00\x00\x00\xff\xff"},
+		{"the end of gzip", string(gzipEnd(0x01020304, 0x0a0b0c0d)),
+			"\x03\x00\x04\x03\x02\x01\x0d\x0c\x0b\x0a"},
+		{"the last chunk", lastChunk, "0\r\n\r\n"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s is %q, want %q", c.name, c.got, c.want)
+		}
+	}
+}
+
 // The forms of an event without a server, for whatever a stream can have got before.
 func TestGzipKeyAndDeltaDecode(t *testing.T) {
 	t.Parallel()
@@ -683,31 +711,43 @@ func newGzipRecord() *gzipRecord {
 }
 
 func (r *gzipRecord) addHeartbeat() {
-	r.got.Write(heartbeatBlock)
-	r.want.Write(heartbeatBytes)
+	r.got.Write(gzipHeartbeat.data)
+	r.want.Write(plainHeartbeat.data)
 	r.conn.heartbeatsSinceEvent++
+	r.conn.addToChecksum(plainHeartbeat.data)
 }
 
 func (r *gzipRecord) addEvent(e *event) {
 	r.got.Write(r.conn.encode(e))
-	r.want.Write(e.bytes)
-	r.conn.last = e.id
-	r.conn.heartbeatsSinceEvent = 0
+	r.want.Write(e.plain.data)
+	r.conn.noteBegun(e)
 }
 
+// check ends the stream as the server would.
 func (r *gzipRecord) check(t *testing.T) {
 	t.Helper()
-	reader, err := gzip.NewReader(&r.got)
+	r.got.Write(r.conn.encodeEnd())
+	got := gunzip(t, r.got.Bytes())
+	end, hasAll := bytes.CutPrefix(got, r.want.Bytes())
+	if !hasAll || !retryPattern.Match(end) {
+		t.Fatalf("a stream decodes to\n%q\nwant\n%q and a retry", got, r.want.Bytes())
+	}
+}
+
+// gunzip decodes b, which must be one whole member and nothing else.
+func gunzip(t testing.TB, b []byte) []byte {
+	t.Helper()
+	r := bytes.NewReader(b)
+	reader, err := gzip.NewReader(r)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v in %q", err, b)
 	}
+	reader.Multistream(false)
 	got, err := io.ReadAll(reader)
-	if !errors.Is(err, io.ErrUnexpectedEOF) { // there is no trailer
-		t.Errorf("reading ends with %v", err)
+	if err != nil || r.Len() > 0 {
+		t.Errorf("decoding ends with %v, %d bytes are left", err, r.Len())
 	}
-	if !bytes.Equal(got, r.want.Bytes()) {
-		t.Fatalf("a stream decodes to\n%q\nwant\n%q", got, r.want.Bytes())
-	}
+	return got
 }
 
 // randomSnapshot is the host's, with ten activities.
@@ -775,7 +815,7 @@ func TestGzipDeltaBridgesAHundredHeartbeats(t *testing.T) {
 		e := newEvent(2, time.Now(), []byte("x"))
 		e.compress = func() { encoder.encode(e, c.heartbeats) }
 		stream := &SSEConnection{gzip: true, last: 1, heartbeatsSinceEvent: c.heartbeats}
-		got := bytes.Equal(stream.encode(e), e.delta)
+		got := bytes.Equal(stream.encode(e), e.delta.data)
 		if got != c.isDelta {
 			t.Errorf("after %d heartbeats a delta frame is sent: %v", c.heartbeats, got)
 		}
@@ -808,9 +848,9 @@ func TestGzipEncodesEachEventOnce(t *testing.T) {
 	}
 	for i, c := range conns {
 		n := c.traffic.bytes - before[i]
-		if c.traffic.events != 2 || n != uint64(len(second.delta)) {
+		if c.traffic.events != 2 || n != uint64(len(second.delta.data)) {
 			t.Errorf("a stream got %d events, the second in %d bytes, want %d",
-				c.traffic.events, n, len(second.delta))
+				c.traffic.events, n, len(second.delta.data))
 		}
 	}
 }
@@ -851,7 +891,7 @@ func TestGzipHeartbeatWaitsForNothing(t *testing.T) {
 }
 
 // Streams join at different times and some of them lag, with heartbeats between the events. Each
-// stream must decode to what the events were.
+// stream must decode to what the events were, and end as a whole gzip member.
 func TestGzipStreamsDecodeToThePlainOne(t *testing.T) {
 	t.Parallel()
 	const streams, rounds, pauseEach = 9, 40, 10
@@ -860,7 +900,7 @@ func TestGzipStreamsDecodeToThePlainOne(t *testing.T) {
 	pacer := s.stream(t)
 	pacer.event(t)
 
-	events := map[int64]string{s.newest.Load().id: string(s.newest.Load().bytes)}
+	events := map[int64]string{s.newest.Load().id: string(s.newest.Load().plain.data)}
 	gates := make([]chan bool, rounds/pauseEach) // closed one after the other
 	for i := range gates {
 		gates[i] = make(chan bool)
@@ -885,7 +925,7 @@ func TestGzipStreamsDecodeToThePlainOne(t *testing.T) {
 		snapshot := fmt.Sprintf(`{"noise":"%x","round":%d}`, noise, round)
 		s.board.putExternal([]byte(snapshot), time.Now())
 		e := s.publish(time.Now())
-		events[e.id] = string(e.bytes)
+		events[e.id] = string(e.plain.data)
 		for pacer.event(t).id != e.id {
 		}
 		if round%pauseEach == pauseEach-1 {
@@ -903,7 +943,18 @@ func TestGzipStreamsDecodeToThePlainOne(t *testing.T) {
 	if skipped == 0 || heartbeats < streams {
 		t.Errorf("%d events were skipped, %d heartbeats came", skipped, heartbeats)
 	}
+
+	s.stop()
+	for i, r := range got {
+		end, err := io.ReadAll(r.client.r) // checks what the trailer has
+		if err != nil || !endPattern.Match(end) {
+			t.Errorf("stream %d ends with %q, %v", i, end, err)
+		}
+	}
 }
+
+// endPattern is what may follow the last line of data.
+var endPattern = regexp.MustCompile(`^\n(: heartbeat\n\n)*retry: [1-4]\d\d\d\n\n$`)
 
 // A gzipReading is what a client read from a compressed stream.
 type gzipReading struct {
@@ -964,21 +1015,30 @@ func TestGzipIsReadByUsualClients(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "50ms", "-heartbeat", "200ms")
 	url := "http://" + s.addr + "/dashboard/stream"
-	resp, err := http.Get(url) // accepts gzip and decodes it
-	if err != nil {
-		t.Fatal(err)
+	for agent, isGzip := range map[string]bool{"Mozilla/5.0": true, "Go-http-client/1.1": false} {
+		req, err := http.NewRequest("GET", url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("User-Agent", agent)
+		resp, err := http.DefaultClient.Do(req) // accepts gzip and decodes it
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		isChunked := slices.Equal(resp.TransferEncoding, []string{"chunked"})
+		if resp.Uncompressed != isGzip || !isChunked {
+			t.Errorf("net/http as %s got a stream with gzip: %v, chunks: %v",
+				agent, resp.Uncompressed, isChunked)
+		}
+		readUsual(t, resp.Body)
 	}
-	defer resp.Body.Close()
-	if !resp.Uncompressed {
-		t.Error("net/http got a plain stream")
-	}
-	readUsual(t, resp.Body)
 
 	curl, err := exec.LookPath("curl")
 	if err != nil {
 		t.Skip("curl is not installed")
 	}
-	cmd := exec.Command(curl, "-sN", "-m", "10", "--compressed", url)
+	cmd := exec.Command(curl, "-sN", "-m", "10", "--compressed", "-A", "Mozilla/5.0", url)
 	output, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -1030,7 +1090,15 @@ func TestBeginOnAClosedStreamClosesTheSocket(t *testing.T) {
 
 func TestOfferSendsEventTakenInPartWhole(t *testing.T) {
 	t.Parallel()
+	for _, chunked := range []bool{false, true} {
+		checkEventTakenInPart(t, chunked)
+	}
+}
+
+func checkEventTakenInPart(t *testing.T, chunked bool) {
+	t.Helper()
 	c, reader := connectionPair(t)
+	c.chunked = chunked
 	big := func(id int64) *event {
 		return newEvent(id, time.Now(), bytes.Repeat([]byte{'a' + byte(id)}, 1<<20))
 	}
@@ -1054,10 +1122,50 @@ func TestOfferSendsEventTakenInPartWhole(t *testing.T) {
 	}
 	c.close(io.EOF)
 
-	want := bytes.Join([][]byte{big(1).bytes, big(4).bytes, heartbeatBytes}, nil)
+	var want []byte
+	for _, part := range []chunk{big(1).plain, big(4).plain, plainHeartbeat} {
+		want = append(want, c.wire(part)...)
+	}
 	got := <-all
 	if !bytes.Equal(got, want) {
 		t.Errorf("%d bytes arrived, want %d: event 1, event 4 and a heartbeat", len(got), len(want))
+	}
+}
+
+// At the shutdown, too, a part of an event is finished first.
+func TestCloseFinishesAnEventTakenInPart(t *testing.T) {
+	t.Parallel()
+	for _, isGzip := range []bool{false, true} {
+		for _, taken := range []int{1, 3, 20} { // in the size line, after it, in the data
+			c, reader := connectionPair(t)
+			c.gzip = isGzip
+			c.chunked = true
+			c.send(c.encodeStart())
+			e := newEvent(1, time.Now(), randomSnapshot(time.Now()))
+			var encoder gzipEncoder
+			e.compress = func() { encoder.encode(e, 0) }
+
+			whole := c.encode(e)
+			c.send(whole[:taken])
+			c.noteBegun(e)
+			c.unsent = whole[taken:]
+			c.close(errShutdown)
+
+			all, err := readAll(reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			chunks := chunksOf(t, string(all))
+			body := []byte(strings.Join(chunks, ""))
+			if isGzip {
+				body = gunzip(t, body)
+			}
+			hasEvent := bytes.Contains(body, append([]byte("\n"), e.plain.data...))
+			if len(chunks) != 3 || !hasEvent || !bytes.HasSuffix(body, []byte("\n\n")) {
+				t.Errorf("gzip %v, %d bytes taken: %d chunks, the body is %q",
+					isGzip, taken, len(chunks), body)
+			}
+		}
 	}
 }
 
@@ -1159,7 +1267,7 @@ func TestSocketFallbacksMoveTheSameBytes(t *testing.T) {
 	sendto, recvfrom := sendtoCall, recvfromCall
 	defer func() { sendtoCall, recvfromCall = sendto, recvfrom }()
 	e := newEvent(1, time.Now(), bytes.Repeat([]byte("0123456789"), 100<<10))
-	want := append(slices.Clone(e.bytes), heartbeatBytes...)
+	want := append(slices.Clone(e.plain.data), plainHeartbeat.data...)
 
 	for _, name := range []string{"raw calls", "fallbacks"} {
 		if name == "fallbacks" {
@@ -1259,6 +1367,71 @@ func checkRejectedStream(t *testing.T, accept string, w *httptest.ResponseRecord
 	}
 }
 
+func TestGzipIsForBrowsersByDefault(t *testing.T) {
+	t.Parallel()
+	const firefox = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+	for _, c := range []struct {
+		header    []string // besides Accept-Encoding
+		byDefault bool
+	}{
+		{nil, false},
+		{[]string{"User-Agent", firefox}, true},
+		{[]string{"User-Agent", "Mozilla/5.0"}, true},
+		{[]string{"User-Agent", "sse-client/1.2"}, true},
+		{[]string{"User-Agent", "node", "Sec-Fetch-Mode", "cors"}, true},
+		{[]string{"Sec-Fetch-Mode", "no-cors"}, true},
+		{[]string{"User-Agent", "Ruby"}, false},
+		{[]string{"User-Agent", "python-requests/2.32.3"}, false},
+		{[]string{"User-Agent", "curl/8.5.0"}, false},
+		{[]string{"User-Agent", "Go-http-client/1.1"}, false},
+		{[]string{"User-Agent", "mozilla/5.0"}, false},
+		{[]string{"User-Agent", "Opera Mozilla/5.0"}, false},
+		{[]string{"User-Agent", "my-sse-client/1"}, false},
+	} {
+		for _, isVarnish := range []bool{false, true} {
+			for _, accept := range []string{"gzip, deflate, br", "gzip;q=0", "br", ""} {
+				r := accessRequest("GET", "/dashboard/stream", c.header...)
+				r.Header.Set("Accept-Encoding", accept)
+				if isVarnish {
+					r.Header.Set("X-Varnish", "32770")
+				}
+				accepts := strings.HasPrefix(accept, "gzip,")
+				got := wantsGzip(r, gzipBrowsers)
+				if want := c.byDefault && accepts && !isVarnish; got != want {
+					t.Errorf("%v gets gzip by default: %v, want %v", r.Header, got, want)
+				}
+				if got := wantsGzip(r, gzipOff); got {
+					t.Errorf("%v gets gzip though it is off", r.Header)
+				}
+				got = wantsGzip(r, gzipAll)
+				if got != accepts && !isVarnish {
+					t.Errorf("%v gets gzip with all: %v, want %v", r.Header, got, accepts)
+				}
+			}
+		}
+	}
+}
+
+func TestGzipSettingDecides(t *testing.T) {
+	t.Parallel()
+	for setting, want := range map[string]map[string]string{ // by User-Agent
+		"browsers": {"Mozilla/5.0": "gzip", "curl/8": ""},
+		"all":      {"Mozilla/5.0": "gzip", "curl/8": "gzip"},
+		"off":      {"Mozilla/5.0": "", "curl/8": ""},
+	} {
+		s := testServer(t, "-gzip", setting)
+		for agent, encoding := range want {
+			r := accessRequest("HEAD", "/dashboard/stream",
+				"User-Agent", agent, "Accept-Encoding", "gzip")
+			w := httptest.NewRecorder()
+			s.ServeHTTP(w, r)
+			if got := w.Header().Get("Content-Encoding"); got != encoding {
+				t.Errorf("with -gzip %s %s gets %q, want %q", setting, agent, got, encoding)
+			}
+		}
+	}
+}
+
 func TestGzipAcceptEncoding(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -1349,7 +1522,7 @@ func BenchmarkBroadcast(b *testing.B) {
 			b.ReportAllocs()
 			b.ResetTimer()
 			for i := 0; i < b.N; i++ {
-				s.newest.Store(&event{id: int64(i + 1), bytes: e.bytes})
+				s.newest.Store(&event{id: int64(i + 1), plain: newChunk(e.plain.data)})
 				s.forEachStream(time.Now(), s.offer)
 			}
 			delivery := float64(b.Elapsed().Nanoseconds()) / float64(b.N*streams)
@@ -1366,19 +1539,16 @@ func (s *SSEServer) publish(now time.Time) *event {
 }
 
 const gzipRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n" +
-	"Accept-Encoding: gzip\r\n\r\n"
+	"User-Agent: Mozilla/5.0\r\nAccept-Encoding: gzip\r\n\r\n"
 
 // gzipStream opens a compressed stream and reads its head. The client reads the rest as plain text.
 func (s *server) gzipStream(t testing.TB) *client {
 	t.Helper()
 	c := s.connect(t, gzipRequest)
 	c.Conn.(*net.TCPConn).SetReadBuffer(8 << 10)
-	head := ""
-	for !strings.HasSuffix(head, "\r\n\r\n") {
-		head += c.line(t)
-	}
+	head := c.header(t)
 	if !strings.Contains(head, "\r\nContent-Encoding: gzip\r\n") ||
-		!strings.Contains(head, "\r\nVary: Origin, Accept-Encoding\r\n") {
+		!strings.Contains(head, "\r\nVary: Origin, Accept-Encoding, User-Agent\r\n") {
 		t.Fatalf("the head is %q", head)
 	}
 
