@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -233,7 +234,8 @@ func TestActivitiesAreTheLatestTenNewestFirst(t *testing.T) {
 		want = append(want, strconv.Itoa(i))
 	}
 
-	got := received{data: b.snapshot(time.Now())}.messages(t)
+	line, _ := b.snapshot(time.Now())
+	got := received{data: line}.messages(t)
 	if !slices.Equal(got, want) {
 		t.Errorf("the activities are %q, want %q", got, want)
 	}
@@ -249,7 +251,8 @@ func TestActivitiesHaveTestBroadcastsInARowOnce(t *testing.T) {
 	b.add(newTestActivity(now))
 	b.add(newTestActivity(now.Add(time.Second)))
 
-	e := received{data: b.snapshot(now)}
+	line, _ := b.snapshot(now)
+	e := received{data: line}
 	want := []string{"Dashboard updated", "Test broadcast", "Deployed", "Test broadcast"}
 	if got := e.messages(t); !slices.Equal(got, want) {
 		t.Errorf("the activities are %q, want %q", got, want)
@@ -406,6 +409,8 @@ func TestSnapshotStaysOnShowUntilDelete(t *testing.T) {
 
 	// The host is read all the same, but nothing of it is sent.
 	later := time.Now().Add(24 * time.Hour)
+	s.sampler.now = func() time.Time { return later }
+	s.readHost()
 	s.tick(later)
 	if got := s.board.view(time.Now()).metrics.time; !got.Equal(later) {
 		t.Errorf("the host was read at %v, want %v", got, later)
@@ -413,7 +418,7 @@ func TestSnapshotStaysOnShowUntilDelete(t *testing.T) {
 	if got := s.newest.Load(); got != put {
 		t.Errorf("after a day the newest event is %s", got.plain.data)
 	}
-	if got := string(s.board.snapshot(later)); got != snapshot {
+	if got, _ := s.board.snapshot(later); string(got) != snapshot {
 		t.Errorf("after a day the board shows %s", got)
 	}
 	if got := s.board.view(time.Now()).status; got != "online" {
@@ -570,7 +575,7 @@ func TestStatusIsThatOfWhatIsOnShow(t *testing.T) {
 		if got := b.view(time.Now()).status; got != test.want {
 			t.Errorf("the status of %s is %q, want %q", test.snapshot, got, test.want)
 		}
-		b.deleteExternal()
+		b.deleteExternal(time.Now())
 		if got := b.view(time.Now()).status; got != "online" {
 			t.Errorf("after DELETE the status is %q, want that of the host", got)
 		}
@@ -607,36 +612,48 @@ func TestSnapshotAgeIsThatOfItsContent(t *testing.T) {
 	b.putExternal([]byte(`{"n":2}`), at(30))
 	check("after another was put", 31, 1)
 
-	b.deleteExternal()
+	b.deleteExternal(at(40))
 	b.snapshot(at(40))
 	check("after DELETE", 42, 2)
 	b.putExternal([]byte(`{"n":2}`), at(50))
 	check("after the same was put anew", 51, 1)
 
 	b.edge = true
-	b.deleteExternal()
+	b.deleteExternal(at(55))
 	check("on an edge without a snapshot", 60, math.NaN())
 }
 
 type historyReply struct {
 	Now      int64
+	Zone     int64
 	Interval float64
 	Streams  int
-	Samples  []struct {
+	Page     string
+	Source   struct {
+		Kind  string
+		Since int64
+	}
+	Alarms  []alarmReply
+	Samples []struct {
 		Time         int64
 		CPU          *float64
 		Memory       *float64
 		Disk         *float64
 		Network      *float64
-		ResponseTime *float64 `json:"response_time"`
+		ResponseTime *float64           `json:"response_time"`
+		Max          map[string]float64 `json:",omitempty"`
 	}
 }
 
 // history is the answer of /dashboard/history, which may have no other fields.
-func (s *SSEServer) history(t testing.TB) historyReply {
+func (s *SSEServer) history(t testing.TB, after ...int64) historyReply {
 	t.Helper()
+	path := "/dashboard/history"
+	for _, ms := range after {
+		path = fmt.Sprintf("%s?after=%d", path, ms)
+	}
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/dashboard/history", nil))
+	s.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost"+path, nil))
 	var reply historyReply
 	decoder := json.NewDecoder(w.Body)
 	decoder.DisallowUnknownFields()
@@ -644,75 +661,169 @@ func (s *SSEServer) history(t testing.TB) historyReply {
 	if err != nil || w.Header().Get("Content-Type") != typeJSON {
 		t.Fatalf("%v in %q, %v", err, w.Body, w.Header())
 	}
+	if reply.Samples == nil || reply.Alarms == nil {
+		t.Errorf("the samples are %v, the alarms %v, want lists", reply.Samples, reply.Alarms)
+	}
 	return reply
+}
+
+// nothingMeasured are metrics of a time at which nothing could be measured.
+func nothingMeasured(now time.Time) metrics {
+	m := noMetrics
+	m.time = now
+	return m
 }
 
 func TestHistoryHasTheLastTenMinutes(t *testing.T) {
 	t.Parallel()
-	tests := []struct {
-		interval    string
-		least, most int // samples
-	}{
-		{"2s", 301, 301},
-		{"1s", 300, 301},
-		{"100ms", 301, 316},
-		{"3s", 201, 201},
-		{"10m", 2, 2},
-		{"1h", 1, 1},
-	}
-	for _, test := range tests {
-		s := testServer(t, "-interval", test.interval)
+	for _, interval := range []time.Duration{500 * time.Millisecond, 700 * time.Millisecond,
+		time.Second, 2 * time.Second} {
+		s := testServer(t, "-interval", interval.String())
 		if h := s.history(t); len(h.Samples) != 0 {
 			t.Errorf("before the first reading there are %d samples", len(h.Samples))
 		}
-		interval := s.config.interval
 		now := time.Now()
 		end := now.Add(25 * time.Minute)
-		for ; now.Before(end); now = now.Add(interval) {
+		for now.Before(end) {
+			now = now.Add(interval)
 			s.board.update(metrics{time: now}, nil)
 		}
 
 		h := s.history(t)
-		if got := len(h.Samples); got < test.least || got > test.most {
-			t.Fatalf("at %s there are %d samples, want %d to %d",
-				test.interval, got, test.least, test.most)
+		if len(h.Samples) != 300 || h.Interval != interval.Seconds() {
+			t.Fatalf("at %v there are %d samples, want 300; the interval is %v",
+				interval, len(h.Samples), h.Interval)
 		}
-		if h.Interval != interval.Seconds() {
-			t.Errorf("the interval is %v, want %v", h.Interval, interval.Seconds())
+		if got, want := h.Samples[299].Time, now.UnixMilli()/2000*2000; got != want {
+			t.Errorf("at %v the newest sample is of %d, want %d", interval, got, want)
 		}
-		newest := h.Samples[len(h.Samples)-1]
-		age := now.UnixMilli() - newest.Time
-		if age < 0 || age > interval.Milliseconds()+2000 {
-			t.Errorf("at %s the newest sample is %d ms old", test.interval, age)
-		}
-		for i, sample := range h.Samples[1:] {
-			if gap := sample.Time - h.Samples[i].Time; gap < 1900 {
-				t.Errorf("at %s two samples are %d ms apart", test.interval, gap)
+		for i, sample := range h.Samples {
+			if want := h.Samples[299].Time - int64(299-i)*2000; sample.Time != want {
+				t.Errorf("at %v sample %d is of %d, want %d", interval, i, sample.Time, want)
 			}
 		}
 	}
 }
 
-func TestHistoryHasNullWhereNothingWasMeasured(t *testing.T) {
+func TestHistorySlotHasMeanAndMax(t *testing.T) {
 	t.Parallel()
 	s := testServer(t)
-	now := time.Now()
-	s.board.update(metrics{time: now, cpu: 45.216, memory: 67.004, disk: 23.4, network: 124.956,
-		responseTime: 1.4}, nil)
-	s.board.update(metrics{time: now.Add(2 * time.Second), cpu: math.NaN(), memory: math.NaN(),
-		disk: math.NaN(), network: math.NaN(), responseTime: math.NaN()}, nil)
+	start := time.UnixMilli(1795509612000)
+	at := func(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }
+	add := func(m metrics) { s.board.update(m, nil) }
+	add(metrics{time: at(0), cpu: 45.216, memory: 67.004, disk: 23, network: 124.956,
+		responseTime: 1})
+	add(metrics{time: at(2000), cpu: 10, memory: 50, disk: 23, network: math.NaN(),
+		responseTime: math.NaN()})
+	add(metrics{time: at(2500), cpu: 97.5, memory: 50, disk: 23, network: 8,
+		responseTime: math.NaN()})
+	add(metrics{time: at(3999), cpu: math.NaN(), memory: 50.001, disk: 23, network: 4,
+		responseTime: math.NaN()})
+	add(nothingMeasured(at(4000)))
+	add(metrics{time: at(8500)}) // a slot without a reading is missing
 
-	h := s.history(t)
-	got, err := json.Marshal(h.Samples)
-	want := fmt.Sprintf(`[{"Time":%d,"CPU":45.22,"Memory":67,"Disk":23,"Network":124.96,`+
-		`"response_time":1},{"Time":%d,"CPU":null,"Memory":null,"Disk":null,"Network":null,`+
-		`"response_time":null}]`, now.UnixMilli(), now.UnixMilli()+2000)
+	got, err := json.Marshal(s.history(t).Samples)
+	want := `[{"Time":1795509612000,"CPU":45.22,"Memory":67,"Disk":23,"Network":124.96,` +
+		`"response_time":1},` +
+		`{"Time":1795509614000,"CPU":53.75,"Memory":50,"Disk":23,"Network":6,` +
+		`"response_time":null,"Max":{"cpu":97.5,"network":8}},` +
+		`{"Time":1795509616000,"CPU":null,"Memory":null,"Disk":null,"Network":null,` +
+		`"response_time":null},` +
+		`{"Time":1795509620000,"CPU":0,"Memory":0,"Disk":0,"Network":0,"response_time":0}]`
 	if err != nil || string(got) != want {
 		t.Errorf("the samples are\n%s, want\n%s", got, want)
 	}
+}
+
+func TestHistoryFollowsAStepBackOfTheClock(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	start := time.UnixMilli(1795509612000)
+	for _, seconds := range []int{0, 2, 4, 6, 2, 4} {
+		s.board.update(metrics{time: start.Add(time.Duration(seconds) * time.Second)}, nil)
+	}
+	var got []int64
+	for _, sample := range s.history(t).Samples {
+		got = append(got, sample.Time-start.UnixMilli())
+	}
+	if want := []int64{0, 2000, 4000}; !slices.Equal(got, want) {
+		t.Errorf("the slots are %v, want %v", got, want)
+	}
+}
+
+func TestHistoryAfterHasOnlyLaterSamples(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	const start = 1795509612000
+	for i := int64(0); i < 5; i++ {
+		s.board.update(metrics{time: time.UnixMilli(start + 2000*i)}, nil)
+	}
+	for after, want := range map[int64]int{
+		-1:           5,
+		0:            5,
+		start - 1:    5,
+		start:        4,
+		start + 1:    4,
+		start + 2000: 3,
+		start + 8000: 0,
+		start + 9e9:  0,
+	} {
+		if got := len(s.history(t, after).Samples); got != want {
+			t.Errorf("after %d there are %d samples, want %d", after, got, want)
+		}
+	}
+
+	for _, after := range []string{"x", "1.5", "1e3", "99999999999999999999", "+", "%20"} {
+		w := httptest.NewRecorder()
+		target := "http://localhost/dashboard/history?after=" + after
+		s.ServeHTTP(w, httptest.NewRequest("GET", target, nil))
+		if w.Code != 400 || !oneSentence.MatchString(w.Body.String()) {
+			t.Errorf("after %q returns %d %q", after, w.Code, w.Body)
+		}
+	}
+}
+
+func TestHistoryNamesTimeZoneAndPage(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	h := s.history(t)
 	if age := time.Now().UnixMilli() - h.Now; age < 0 || age > 60_000 {
 		t.Errorf("the server's time is %d, %d ms ago", h.Now, age)
 	}
+	_, seconds := time.UnixMilli(h.Now).Zone()
+	if h.Zone != int64(seconds)*1000 {
+		t.Errorf("the zone is %d ms, want %d s", h.Zone, seconds)
+	}
+	if want := fmt.Sprintf("%x", sha256.Sum256([]byte(page))); h.Page != want {
+		t.Errorf("the page is %q, want %q", h.Page, want)
+	}
+}
+
+func TestHistoryHasTheAlarmsThatAreOn(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	h := newTestHost(t)
+	h.disk.reader = func() (diskUse, error) { return diskUse{percent: 99}, nil }
+	check := func(want ...alarmReply) {
+		t.Helper()
+		m, changes := h.measureChanges(t)
+		s.board.update(m, changes)
+		if got := s.history(t).Alarms; !slices.Equal(got, want) {
+			t.Errorf("the alarms are %+v, want %+v", got, want)
+		}
+	}
+	since := h.clock.now().UnixMilli()
+	check(alarmReply{Metric: "disk", Level: "critical", Since: since})
+	h.clock.advance(time.Hour)
+	check(alarmReply{Metric: "disk", Level: "critical", Since: since})
+
+	s.board.putExternal([]byte(`{}`), time.Now())
+	if got := s.history(t).Alarms; len(got) != 0 {
+		t.Errorf("while an external snapshot is on show the alarms are %+v", got)
+	}
+	s.board.deleteExternal(time.Now())
+	h.disk.reader = func() (diskUse, error) { return diskUse{percent: 50}, nil }
+	check()
 }
 
 func TestHistoryIsEmptyWhileExternalShows(t *testing.T) {
@@ -722,7 +833,7 @@ func TestHistoryIsEmptyWhileExternalShows(t *testing.T) {
 	check := func(when string, interval float64, samples int) {
 		t.Helper()
 		h := s.history(t)
-		if h.Interval != interval || h.Samples == nil || len(h.Samples) != samples {
+		if h.Interval != interval || len(h.Samples) != samples {
 			t.Errorf("%s the interval is %v with %d samples, want %v with %d",
 				when, h.Interval, len(h.Samples), interval, samples)
 		}
@@ -731,8 +842,42 @@ func TestHistoryIsEmptyWhileExternalShows(t *testing.T) {
 	check("before", 2, 1)
 	s.board.putExternal([]byte(`{}`), time.Now())
 	check("while an external snapshot is on show,", 0, 0)
-	s.board.deleteExternal()
+	s.board.deleteExternal(time.Now())
 	check("after DELETE", 2, 1)
+}
+
+func TestHistorySourceIsThatSinceItsChange(t *testing.T) {
+	t.Parallel()
+	start := time.UnixMilli(1795509612000)
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	for _, isEdge := range []bool{false, true} {
+		own := sourceHost
+		if isEdge {
+			own = sourceNone
+		}
+		s := testServer(t)
+		s.board = newBoard(isEdge, at(0))
+		check := func(when, kind string, since int) {
+			t.Helper()
+			got := s.history(t).Source
+			if got.Kind != kind || got.Since != at(since).UnixMilli() {
+				t.Errorf("%s the source is %+v, want %s since %d",
+					when, got, kind, at(since).UnixMilli())
+			}
+		}
+
+		check("at first", own, 0)
+		s.board.update(metrics{time: at(2)}, nil)
+		check("after a reading", own, 0)
+		s.board.deleteExternal(at(5))
+		check("after a DELETE of nothing", own, 0)
+		s.board.putExternal([]byte(`{"n":1}`), at(10))
+		check("after a PUT", sourceExternal, 10)
+		s.board.putExternal([]byte(`{"n":2}`), at(20))
+		check("after another", sourceExternal, 10)
+		s.board.deleteExternal(at(30))
+		check("after DELETE", own, 30)
+	}
 }
 
 func TestHistoryEndsWithWhatTheStreamShows(t *testing.T) {
@@ -827,7 +972,7 @@ func TestSnapshotOfThisHostIsMeasured(t *testing.T) {
 func testReadyServer(t testing.TB, args ...string) *SSEServer {
 	t.Helper()
 	s := testServer(t, args...)
-	s.readHost(time.Now())
+	s.readHost()
 	close(s.firstReady)
 	s.broadcast("test")
 	return s
@@ -974,4 +1119,48 @@ func FuzzPutSnapshot(f *testing.F) {
 			t.Errorf("the status of %q is %q, want %q", body, s.board.view(time.Now()).status, status)
 		}
 	})
+}
+
+// The PUT comes while the activity waits for its broadcast.
+func TestActivityIsTakenBackAfterAPut(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "1h")
+	s.waitForSnapshot(t)
+	for _, request := range []func() (int, string){
+		func() (int, string) { return s.post(t, `{"message":"Deployed"}`) },
+		func() (int, string) {
+			code, _, body := s.request(t, "GET", "/dashboard/trigger-test")
+			return code, body
+		},
+	} {
+		s.publishing.Lock() // the broadcast cannot begin
+		type answer struct {
+			code int
+			body string
+		}
+		answers := make(chan answer, 1) // read once
+		go func() {
+			code, body := request()
+			answers <- answer{code, body}
+		}()
+		eventually(t, "the activity is on the board", func() bool {
+			s.board.mu.Lock()
+			defer s.board.mu.Unlock()
+			return len(s.board.activities) == 1
+		})
+		s.board.putExternal([]byte(`{"n":1}`), time.Now())
+		s.publishing.Unlock()
+
+		got := <-answers
+		isTrigger := strings.Contains(got.body, "External snapshot sent again")
+		if got.code != 409 && !isTrigger {
+			t.Errorf("the answer is %d %q", got.code, got.body)
+		}
+		s.board.mu.Lock()
+		if len(s.board.activities) > 0 {
+			t.Errorf("the board keeps %v", s.board.activities)
+		}
+		s.board.mu.Unlock()
+		s.board.deleteExternal(time.Now())
+	}
 }

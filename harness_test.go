@@ -62,7 +62,13 @@ func startServer(t testing.TB, args ...string) *server {
 
 func startServerOf(t testing.TB, cfg config) *server {
 	t.Helper()
-	s := &server{SSEServer: testServerOf(t, cfg)}
+	return serve(t, testServerOf(t, cfg))
+}
+
+// serve starts a server that does not run yet.
+func serve(t testing.TB, idle *SSEServer) *server {
+	t.Helper()
+	s := &server{SSEServer: idle}
 	s.addr = s.listener.Addr().String()
 
 	ctx, cancel := context.WithCancel(context.Background())

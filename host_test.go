@@ -1,14 +1,11 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
+	"maps"
 	"math"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,7 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 )
@@ -107,8 +104,8 @@ func TestHostMetricsOfRecordedMachines(t *testing.T) {
 		{"container", "container", "0%", "50%", "0.3 Mbps", "1 hour, 3 minutes"},
 		// Busy 80+40+80 of 400: steal is busy, iowait is idle.
 		{"steal", "host", "50%", "75%", "125 Mbps", "1 day, 1 hour"},
-		// Eight columns only.
-		{"no-memavailable", "host", "50%", "N/A", "0.0 Mbps", "1 minute"},
+		// Eight columns only; what is cached makes no sense, so free are 300,000 of 2,048,000.
+		{"no-memavailable", "host", "50%", "85%", "0.0 Mbps", "1 minute"},
 		// The 90 ticks of guest are among the 100 of user.
 		{"guest", "host", "50%", "50%", "0.0 Mbps", "2 days"},
 		// 2,475,000 bytes are 9.9 Mbps.
@@ -116,44 +113,44 @@ func TestHostMetricsOfRecordedMachines(t *testing.T) {
 		// Busy 40 of 100, the -100 of iowait count nothing; only eth1 has two readings in order.
 		{"step-back", "host", "40%", "50%", "1.0 Mbps", "2 minutes"},
 	} {
-		h := testSampler(t)
-		h.sysRoot = "testdata/sys-" + c.sys
-		now := time.Now()
-		h.procRoot = filepath.Join("testdata", c.machine, "before")
-		m, _ := h.sample(now)
+		h := newTestHost(t)
+		h.record(t, c.machine+"/before")
+		h.recordSys(t, "sys-"+c.sys)
+		m := h.measure(t)
 		if !math.IsNaN(m.cpu) || !math.IsNaN(m.network) {
 			t.Errorf("%s: one reading gives cpu %v, network %v", c.machine, m.cpu, m.network)
 		}
 
-		h.procRoot = filepath.Join("testdata", c.machine, "after")
-		m, _ = h.sample(now.Add(2 * time.Second))
-		s := snapshotOf(t, m)
+		h.record(t, c.machine+"/after")
+		h.clock.advance(2 * time.Second)
+		got := snapshotOf(t, h.measure(t))
 		want := snapshotMetrics{
 			CPU:          c.cpu,
 			Memory:       c.memory,
-			Disk:         "N/A",
+			Disk:         "23%",
 			Network:      c.network,
 			ResponseTime: "N/A",
 		}
-		if s.Metrics != want || s.SystemStatus.Uptime != c.uptime {
-			t.Errorf("%s: got %+v, up %q; want %+v, %q", c.machine, s.Metrics,
-				s.SystemStatus.Uptime, want, c.uptime)
+		if got.Metrics != want || got.SystemStatus.Uptime != c.uptime {
+			t.Errorf("%s: got %+v, up %q; want %+v, %q", c.machine, got.Metrics,
+				got.SystemStatus.Uptime, want, c.uptime)
 		}
 	}
 }
 
 func TestHostMetricIsNAIfUnreadable(t *testing.T) {
 	t.Parallel()
-	h := testSampler(t)
-	h.procRoot = t.TempDir()
-	h.disk = "/nowhere"
-	h.readDisk(time.Now())
-	m, _ := h.sample(time.Now())
-	s := snapshotOf(t, m)
+	cfg := testConfig(t)
+	cfg.disk = "/nowhere"
+	c := newClock()
+	h := newSamplerOf(cfg, noLog(), t.TempDir(), t.TempDir(), c.now)
+	h.read()
+	m, _ := h.sample()
+	got := snapshotOf(t, m)
 	const na = "N/A"
 	want := snapshotMetrics{CPU: na, Memory: na, Disk: na, Network: na, ResponseTime: na}
-	if s.Metrics != want || s.SystemStatus.Uptime != "N/A" {
-		t.Errorf("got %+v, up %q", s.Metrics, s.SystemStatus.Uptime)
+	if got.Metrics != want || got.SystemStatus.Uptime != na {
+		t.Errorf("got %+v, up %q", got.Metrics, got.SystemStatus.Uptime)
 	}
 }
 
@@ -163,12 +160,12 @@ func TestHostMetricsAgreeWithTools(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has these metrics")
 	}
-	h := testSampler(t)
-	h.readDisk(time.Now())
+	h := newSampler(testConfig(t), noLog())
 	var m metrics
 	eventually(t, "ticks have passed", func() bool {
-		m, _ = h.sample(time.Now())
-		return !math.IsNaN(m.cpu)
+		h.read()
+		m, _ = h.sample()
+		return !math.IsNaN(m.cpu) && !math.IsNaN(m.memory) && !math.IsNaN(m.disk) && m.uptime > 0
 	})
 	if m.cpu < 0 || m.cpu > 100 || m.network < 0 {
 		t.Errorf("cpu is %v%%, network %v Mbps", m.cpu, m.network)
@@ -198,290 +195,153 @@ func TestHostMetricsAgreeWithTools(t *testing.T) {
 	}
 }
 
-func TestHostDiskIsNATenSecondsAfterItsReading(t *testing.T) {
-	t.Parallel()
-	h := testSampler(t)
-	now := time.Now()
-	h.readDisk(now)
-	m, _ := h.sample(now.Add(9 * time.Second))
-	if math.IsNaN(m.disk) {
-		t.Error("a reading of nine seconds ago is not shown")
-	}
-	m, _ = h.sample(now.Add(10 * time.Second))
-	if !math.IsNaN(m.disk) {
-		t.Errorf("a reading of ten seconds ago is shown as %v", m.disk)
-	}
+// busyStat is /proc/stat with one CPU.
+func busyStat(busy, idle int) string {
+	return fmt.Sprintf("cpu  %d 0 0 %d 0 0 0 0 0 0\ncpu0 %d 0 0 %d 0 0 0 0 0 0\n",
+		busy, idle, busy, idle)
 }
 
 func TestHostCPUStaysIfNoTickHasPassed(t *testing.T) {
 	t.Parallel()
-	h := testSampler(t)
-	now := time.Now()
-	h.procRoot = "testdata/bare/before"
-	h.sample(now)
-	h.procRoot = "testdata/bare/after"
-	h.sample(now.Add(2 * time.Second))
-	m, _ := h.sample(now.Add(4 * time.Second))
+	h := newTestHost(t)
+	var m metrics
+	for _, stat := range []string{busyStat(100, 100), busyStat(200, 200), busyStat(200, 200)} {
+		write(t, h.proc+"/stat", stat)
+		h.clock.advance(2 * time.Second)
+		m = h.measure(t)
+	}
 	if m.cpu != 50 {
 		t.Errorf("cpu is %v, want the last value, 50", m.cpu)
 	}
 }
 
-func TestHostNetworkRateIsOverTheRealGap(t *testing.T) {
-	t.Parallel()
-	h := testSampler(t)
-	h.sysRoot = "testdata/sys-host"
-	now := time.Now()
-	h.procRoot = "testdata/bare/before"
-	h.sample(now)
-	h.procRoot = "testdata/bare/after"
-	m, _ := h.sample(now.Add(200 * time.Second))
-	if math.Abs(m.network-0.15) > 1e-9 {
-		t.Errorf("3,750,000 bytes in 200 s are %v Mbps, want 0.15", m.network)
+// cpuLines are n lines of single CPUs.
+func cpuLines(n int) string {
+	var text strings.Builder
+	for i := 0; i < n; i++ {
+		fmt.Fprintf(&text, "cpu%d 1 1 1 1 1 1 1 1 0 0\n", i)
 	}
+	return text.String()
 }
 
-func TestHostNetworkNeverCountsLo(t *testing.T) {
+func TestHostCPUKeepsLastValueIfItCannotBeTrue(t *testing.T) {
 	t.Parallel()
-	h := testSampler(t)
-	h.procRoot = t.TempDir()
-	h.sysRoot = "/nowhere"
-	err := os.Mkdir(h.procRoot+"/net", 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	count := func(lo, eth0 int) {
-		const format = "    lo: %d 0 0 0 0 0 0 0 0\n  eth0: %d 0 0 0 0 0 0 0 0\n"
-		write(t, h.procRoot+"/net/dev", fmt.Sprintf(format, lo, eth0))
-	}
-
-	now := time.Now()
-	count(0, 0)
-	h.readNetwork(now)
-	count(1e9, 125000)
-	mbps := h.readNetwork(now.Add(time.Second))
-	if mbps != 1 {
-		t.Errorf("125,000 bytes of eth0 and many of lo in a second are %v Mbps", mbps)
-	}
-}
-
-func TestHostProbeDecidesResponseTimeAndStatus(t *testing.T) {
-	t.Parallel()
-	const fine, broken, elsewhere = 0, 1, 2
-	var mode atomic.Int64
-	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch mode.Load() {
-		case fine:
-			time.Sleep(20 * time.Millisecond)
-			io.WriteString(w, "fine")
-		case broken:
-			http.Error(w, "broken", 500)
-		case elsewhere:
-			http.Redirect(w, r, "/elsewhere", 302)
-		}
-	}))
-	defer app.Close()
-	h := testSampler(t, "-probe", app.URL)
-	probe := func() metrics {
-		h.readProbe(context.Background())
-		m, _ := h.sample(time.Now())
-		return m
-	}
-
-	m := probe()
-	if m.responseTime < 20 || m.responseTime > 1000 || m.status != "online" {
-		t.Errorf("a probe of 20 ms: %v ms, %s", m.responseTime, m.status)
-	}
-	mode.Store(broken)
-	for i, want := range []string{"degraded", "degraded", "critical"} {
-		m = probe()
-		message := fmt.Sprintf("Health probe failed (%d in a row)", i+1)
-		if m.status != want || m.message != message || !math.IsNaN(m.responseTime) {
-			t.Errorf("failure %d: %s, %q, %v ms", i+1, m.status, m.message, m.responseTime)
-		}
-	}
-	mode.Store(elsewhere)
-	m = probe()
-	if m.status != "online" || m.responseTime < 1 {
-		t.Errorf("after a redirect, which is an answer: %s, %v ms", m.status, m.responseTime)
-	}
-	app.Close()
-	m = probe()
-	if m.status != "degraded" {
-		t.Errorf("with the application down: %s", m.status)
-	}
-}
-
-func TestHostProbeThatHangsDelaysNothing(t *testing.T) {
-	t.Parallel()
-	probes := make(chan bool, 100) // more than come
-	hang := make(chan bool)
-	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		probes <- true
-		<-hang
-	}))
-	defer app.Close()
-	defer close(hang)
-
-	s := startServer(t, "-interval", "50ms", "-probe", app.URL)
-	c := s.stream(t)
-	first := c.event(t)
-	for i := 0; i < 5; i++ {
-		c.event(t)
-	}
-	e := c.event(t)
-	responseTime := e.snapshot(t).Metrics.ResponseTime
-	if e.id-first.id > 1500 || responseTime != "N/A" {
-		t.Errorf("six events took %d ms, response_time %s", e.id-first.id, responseTime)
-	}
-
-	<-probes
-	for e.snapshot(t).SystemStatus.Status != "degraded" {
-		e = c.event(t)
-		if e.id-first.id > 5000 {
-			t.Fatal("a probe that hangs is no failure after five seconds")
-		}
-	}
-	<-probes // the next one hangs by now
-	start := time.Now()
-	s.stop()
-	d := time.Since(start)
-	if d > time.Second {
-		t.Errorf("a probe that hangs delays the shutdown by %v", d)
-	}
-}
-
-func TestHostSourceIsLoggedWhenItFailsAndIsBack(t *testing.T) {
-	t.Parallel()
-	var log strings.Builder
-	h := testSampler(t)
-	h.log = slog.New(slog.NewTextHandler(&log, nil))
-	for i, text := range []string{"fine", "one", "another", "fine", "one", "fine", "fine"} {
-		var err error
-		if text != "fine" {
-			err = fmt.Errorf("%s %d", text, i)
-		}
-		h.noteSource("meminfo", err)
-	}
-
 	for _, c := range []struct {
-		part string
-		want int
+		name          string
+		before, after string // of /proc/stat, two seconds apart
+		cpus          int    // after
+		want          float64
 	}{
-		{`msg="metric missing"`, 2},
-		{`msg="metric back"`, 2},
-		{"source=meminfo", 4},
-		{`err="one 1"`, 1},
+		{"suspend: idle falls by an hour",
+			"cpu 1466797 6445 708626 6221847 7998 0 8095 0 0 0\n",
+			"cpu 1466867 6445 708691 5873386 7624 0 8095 0 0 0\n", 1, 25},
+		{"a CPU goes offline: idle leaps",
+			"cpu 1466797 6445 708626 5873386 7998 0 8095 0 0 0\n",
+			"cpu 1466867 6445 708691 6221847 7624 0 8095 0 0 0\n", 3, 25},
+		{"steal leaps",
+			"cpu 1000 0 1000 50000 0 0 0 100 0 0\n",
+			"cpu 1010 0 1010 50100 0 0 0 18446744073700 0 0\n", 2, 25},
+		{"user leaps",
+			"cpu 1000 0 1000 50000 0 0 0 0 0 0\n",
+			"cpu 2100 0 1000 50000 0 0 0 0 0 0\n", 2, 25},
+		{"just possible with two CPUs",
+			"cpu 1000 0 1000 50000 0 0 0 0 0 0\n",
+			"cpu 1500 0 1000 50500 0 0 0 0 0 0\n", 2, 50},
+		{"idle steps back by 3 s",
+			"cpu 1000 0 1000 50300 0 0 0 0 0 0\n",
+			"cpu 1100 0 1000 50000 0 0 0 0 0 0\n", 1, 100},
+		{"128 busy CPUs",
+			"cpu 1000 0 1000 50000 0 0 0 0 0 0\n",
+			"cpu 26600 0 1000 50000 0 0 0 0 0 0\n", 128, 100},
+		{"more columns than ten",
+			"cpu 1000 0 1000 50000 0 0 0 0 0 0 5 6 x\n",
+			"cpu 1050 0 1000 50150 0 0 0 0 0 0 9999999 9999999 y\n", 1, 25},
 	} {
-		got := strings.Count(log.String(), c.part)
-		if got != c.want {
-			t.Errorf("%s is logged %d times, want %d:\n%s", c.part, got, c.want, log.String())
-		}
-	}
-}
-
-func TestHostAlarmHasHysteresis(t *testing.T) {
-	t.Parallel()
-	h := testSampler(t)
-	space := []float64{89, 90, 97.9, 98, 90, 89.9, 80, 79.9}
-	spaceLevels := []alarmLevel{0, 1, 1, 2, 2, 1, 1, 0}
-	for _, c := range []struct {
-		alarm  *alarm
-		values []float64
-		want   []alarmLevel
-	}{
-		{&h.cpuAlarm, []float64{0, 84.9, 85, 84, 75, 74.9, 95, 85, 84.9, 75, 74, 96, 0},
-			[]alarmLevel{0, 0, 1, 1, 1, 0, 2, 2, 1, 1, 0, 2, 0}},
-		{&h.memAlarm, space, spaceLevels},
-		{&h.diskAlarm, space, spaceLevels},
-		{&h.probeAlarm, []float64{0, 1, 2, 3, 4, 0, 1, 0}, []alarmLevel{0, 1, 1, 2, 2, 0, 1, 0}},
-	} {
-		a := c.alarm
-		before := levelOK
-		for i, value := range c.values {
-			a.judge(value)
-			if a.level != c.want[i] || a.isChanged != (a.level != before) {
-				t.Errorf("%s at %v after %v: level %d, changed %v, want level %d",
-					a.name, value, c.values[:i], a.level, a.isChanged, c.want[i])
+		m := cpuMeter{percent: 25}
+		now := time.Now()
+		for i, text := range []string{c.before + cpuLines(c.cpus), c.after + cpuLines(c.cpus)} {
+			times, err := parseStat(text)
+			if err != nil {
+				t.Errorf("%s: %v", c.name, err)
 			}
-			before = a.level
-			a.judge(math.NaN())
-			if a.level != before || a.isChanged {
-				t.Errorf("%s: a missing value changes the level", a.name)
-			}
+			m.add(cpuReading{times: times, at: now.Add(time.Duration(i) * 2 * time.Second)})
+		}
+		if m.percent != c.want {
+			t.Errorf("%s: cpu is %v%%, want %v%%", c.name, m.percent, c.want)
 		}
 	}
 }
 
-func TestHostAlarmIsOneActivityAndNamesItsCause(t *testing.T) {
+func TestHostCPUMinuteBeginsAnewAfterSuspend(t *testing.T) {
 	t.Parallel()
-	h := testSampler(t)
-	h.procRoot = t.TempDir()
-	now := time.Now()
-	busyTicks, idleTicks := 0, 0
-	var activities []string
-	read := func(busy int) metrics { // two seconds later
-		now = now.Add(2 * time.Second)
-		busyTicks += 2 * busy
-		idleTicks += 2 * (100 - busy)
-		text := fmt.Sprintf("cpu  %d 0 0 %d 0 0 0 0 0 0\n", 1+busyTicks, idleTicks)
-		write(t, h.procRoot+"/stat", text)
-		m, changes := h.sample(now)
-		for _, a := range changes {
-			activities = append(activities, a.Level+" "+a.CSSClass+" "+a.Message)
-		}
-		return m
-	}
-
-	m := read(100)
-	if m.status != "online" || m.message != "System running normally" {
-		t.Errorf("before a minute has passed: %s, %q", m.status, m.message)
-	}
 	for _, c := range []struct {
-		busy            int // percent, for a minute
-		probeFailures   float64
-		status, message string
+		name       string
+		busy, idle int // how far the counters leap
 	}{
-		{97, 0, "critical", "CPU at 97% over the last minute"},
-		{80, 0, "degraded", "CPU at 80% over the last minute"},
-		{81, 3, "critical", "CPU at 81% over the last minute; Health probe failed (3 in a row)"},
-		{10, 0, "online", "System running normally"},
+		{"suspend", 0, -360_000},
+		{"user leaps by twenty seconds", 2000, 0},
 	} {
-		h.probeFailures = c.probeFailures
+		h := newTestHost(t)
+		busy, idle := 1_000_000, 6_000_000
+		read := func() metrics { // after two seconds at 10 %
+			busy += 20
+			idle += 180
+			write(t, h.proc+"/stat", busyStat(busy, idle))
+			h.clock.advance(2 * time.Second)
+			return h.measure(t)
+		}
+		for i := 0; i < 32; i++ {
+			read()
+		}
+		if got := h.cpu.lastMinute(); got != 10 {
+			t.Fatalf("the last minute is %v, want 10", got)
+		}
+
+		busy += c.busy
+		idle += c.idle
 		for i := 0; i < 31; i++ {
-			m = read(c.busy)
+			m := read()
+			if m.cpu != 10 || m.status != "online" {
+				t.Fatalf("%s, after %d s cpu is %v, %s, %q", c.name, 2*i, m.cpu, m.status, m.message)
+			}
+			isMeasured := !math.IsNaN(h.cpu.lastMinute())
+			if want := i >= 30; isMeasured != want {
+				t.Errorf("%s, after %d s the last minute is %v", c.name, 2*i, h.cpu.lastMinute())
+			}
 		}
-		if m.status != c.status || m.message != c.message {
-			t.Errorf("at %d%%: %s, %q, want %s, %q", c.busy, m.status, m.message, c.status, c.message)
-		}
-	}
-
-	want := []string{
-		"error activity-error CPU at 97% over the last minute",
-		"warning activity-warning CPU at 85% over the last minute",
-		"error activity-error Health probe failed (3 in a row)",
-		"info activity-info Health probe back to normal",
-		"info activity-info CPU back to normal",
-	}
-	if !slices.Equal(activities, want) {
-		t.Errorf("the activities are\n%s", strings.Join(activities, "\n"))
 	}
 }
 
-func TestHostAlarmWithoutMetricIsNoLongerItsCause(t *testing.T) {
+func TestHostMemoryIsThatOfFree(t *testing.T) {
 	t.Parallel()
-	h := testSampler(t)
-	h.procRoot = t.TempDir() // no other metric
-	now := time.Now()
-	h.diskPercent = 99
-	h.diskAt = now
-	m, _ := h.sample(now)
-	if m.status != "critical" || m.message != "Disk at 99%" {
-		t.Errorf("%s, %q", m.status, m.message)
-	}
-	m, changes := h.sample(now.Add(time.Minute))
-	if m.status != "critical" || m.message != "Disk cannot be measured any more" || len(changes) != 0 {
-		t.Errorf("%s, %q, %v", m.status, m.message, changes)
+	for _, c := range []struct {
+		name, text, want string
+	}{
+		{"MemAvailable", "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 250 kB\n", "75%"},
+		{"MemAvailable of 0", "MemTotal: 1000 kB\nMemFree: 900 kB\nMemAvailable: 0 kB\n", "100%"},
+		{"more than all is available",
+			"MemTotal: 104857600 kB\nMemFree: 52428800 kB\nMemAvailable: 133000000 kB\n", "50%"},
+		{"WSL1", "MemTotal:       16647124 kB\nMemFree:         5969580 kB\n" +
+			"Buffers:           34032 kB\nCached:           188576 kB\nSwapCached:            0 kB\n" +
+			"Shmem:             17720 kB\nSReclaimable:       6744 kB\n", "63%"},
+		{"Shmem over what is cached",
+			"MemTotal: 1000 kB\nMemFree: 400 kB\nBuffers: 100 kB\nCached: 50 kB\nShmem: 90 kB\n", "50%"},
+		{"caches over all memory",
+			"MemTotal: 1000 kB\nMemFree: 400 kB\nBuffers: 700 kB\nCached: 50 kB\n", "60%"},
+		{"an odd line", "MemTotal: 1000 kB\nMemFree 7\nMemAvailable: 250 kB\nBuffers: x kB\n", "75%"},
+		{"no space, no unit", "MemTotal:1000\nMemAvailable:500\n", "50%"},
+		{"no MemFree", "MemTotal: 1000 kB\nBuffers: 700 kB\n", "N/A"},
+		{"MemFree over all memory", "MemTotal: 1000 kB\nMemFree: 1001 kB\n", "N/A"},
+		{"MemTotal of 0", "MemTotal: 0 kB\nMemFree: 0 kB\nMemAvailable: 0 kB\n", "N/A"},
+		{"negative", "MemTotal: 1000 kB\nMemFree: -5 kB\n", "N/A"},
+	} {
+		percent, err := parseMeminfo(c.text)
+		if err != nil {
+			percent = math.NaN()
+		}
+		if got := formatRounded(percent, "%"); got != c.want {
+			t.Errorf("%s: memory is %s, %v, want %s", c.name, got, err, c.want)
+		}
 	}
 }
 
@@ -496,6 +356,9 @@ func TestHostDiskRoundsUpAsDf(t *testing.T) {
 		{1000, 500, 450, "53%"}, // 500/950: what is reserved for root counts as neither
 		{1000, 1000, 1000, "0%"},
 		{1000, 0, 0, "100%"},
+		{1000, 10, -50, "100%"},
+		{1000, 2000, 500, "0%"},
+		{5297, 0, 0, "100%"},
 		{0, 0, 0, "N/A"},
 	} {
 		got := formatRounded(usedPercent(c.blocks, c.free, c.available), "%")
@@ -506,22 +369,322 @@ func TestHostDiskRoundsUpAsDf(t *testing.T) {
 	}
 }
 
+func TestHostDiskThatIsReadOnlyRaisesNoAlarm(t *testing.T) {
+	t.Parallel()
+	for readOnly, want := range map[bool]string{true: "online", false: "critical"} {
+		h := newTestHost(t)
+		h.disk.reader = func() (diskUse, error) {
+			return diskUse{percent: usedPercent(5297, 0, 0), readOnly: readOnly}, nil
+		}
+		m := h.measure(t)
+		if m.disk != 100 || m.status != want || len(m.alarms) != len(h.alarmsOn()) {
+			t.Errorf("read-only %v: %v%%, %s, %v", readOnly, m.disk, m.status, m.alarms)
+		}
+	}
+}
+
+// An iface is an interface below /sys/class/net.
+type iface struct {
+	name        string
+	index, link int
+	hasHardware bool
+	master      string
+}
+
+func (h *testHost) addInterface(t testing.TB, i iface) {
+	t.Helper()
+	folder := h.sys + "/class/net/" + i.name
+	mkdir(t, folder)
+	write(t, folder+"/ifindex", fmt.Sprintln(i.index))
+	write(t, folder+"/iflink", fmt.Sprintln(i.link))
+	if i.hasHardware {
+		symlink(t, "../../../0000:00:05.0", folder+"/device")
+	}
+	if i.master != "" {
+		symlink(t, "../"+i.master, folder+"/master")
+	}
+}
+
+// netDev is /proc/net/dev with these interfaces, each with as many bytes received.
+func netDev(received int, names ...string) string {
+	var text strings.Builder
+	text.WriteString("Inter-|   Receive  |  Transmit\n face |bytes  packets|bytes  packets\n")
+	for _, name := range names {
+		fmt.Fprintf(&text, "%6s: %d 1 0 0 0 0 0 0 5000 1 0 0 0 0 0 0\n", name, received)
+	}
+	return text.String()
+}
+
+const routeHead = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask" +
+	"\t\tMTU\tWindow\tIRTT\n"
+
+// routeLine is a line of /proc/net/route.
+func routeLine(name, destination, mask string) string {
+	return name + "\t" + destination + "\t00000000\t0003\t0\t0\t0\t" + mask + "\t0\t0\t0\n"
+}
+
+// Each interface receives 1.25 MB in a second, which is 10 Mbps.
+func TestHostNetworkCountsNoByteTwice(t *testing.T) {
+	t.Parallel()
+	eth0 := iface{name: "eth0", index: 2, link: 2, hasHardware: true}
+	toEth0 := routeLine("eth0", "00000000", "00000000")
+	for _, c := range []struct {
+		name  string
+		sys   []iface
+		route string
+		all   []string
+		want  string
+	}{
+		{"a cloud's virtual function",
+			[]iface{eth0, {"enP1s1", 3, 3, true, "eth0"}}, toEth0,
+			[]string{"lo", "eth0", "enP1s1"}, "10 Mbps"},
+		{"a VLAN on the hardware",
+			[]iface{eth0, {"eth0.7", 3, 2, true, ""}}, toEth0,
+			[]string{"lo", "eth0", "eth0.7"}, "10 Mbps"},
+		{"virtual interfaces",
+			[]iface{eth0, {"wg0", 3, 3, false, ""}, {"veth1", 4, 9, false, "br0"}}, toEth0,
+			[]string{"lo", "eth0", "wg0", "veth1"}, "10 Mbps"},
+		{"two with hardware below a bond",
+			[]iface{{"eth0", 2, 2, true, "bond0"}, {"eth1", 3, 3, true, "bond0"},
+				{"bond0", 4, 4, false, ""}}, routeLine("bond0", "00000000", "00000000"),
+			[]string{"lo", "eth0", "eth1", "bond0"}, "20 Mbps"},
+		{"WSL2's way to Windows",
+			[]iface{eth0, {"loopback0", 3, 3, true, ""}, {"lo", 1, 1, true, ""}}, toEth0,
+			[]string{"lo", "loopback0", "eth0"}, "10 Mbps"},
+		{"a VPN without /sys", nil, toEth0, []string{"lo", "eth0", "wg0"}, "10 Mbps"},
+		{"a VLAN without /sys", nil, toEth0, []string{"lo", "eth0", "eth0.7"}, "10 Mbps"},
+		{"a modem without hardware", []iface{{"eth0", 2, 2, false, ""}, {"ppp0", 3, 3, false, ""}},
+			routeLine("eth0", "0000A8C0", "0000FFFF") + routeLine("ppp0", "00000000", "00000000"),
+			[]string{"lo", "eth0", "ppp0"}, "10 Mbps"},
+		{"half of all addresses is no default", nil,
+			routeLine("wg0", "00000000", "00000080") + toEth0,
+			[]string{"lo", "eth0", "wg0"}, "10 Mbps"},
+		{"no route to anywhere", nil, "", []string{"lo", "loopback0", "a", "b", "c"}, "30 Mbps"},
+		{"a route that does not exist", nil, routeLine("gone", "00000000", "00000000"),
+			[]string{"lo", "eth0"}, "10 Mbps"},
+		{"a default route of lo", nil, routeLine("lo", "00000000", "00000000"),
+			[]string{"lo", "eth0"}, "10 Mbps"},
+		{"lo only", nil, "", []string{"lo"}, "N/A"},
+	} {
+		h := newTestHost(t)
+		for _, i := range c.sys {
+			h.addInterface(t, i)
+		}
+		write(t, h.proc+"/net/route", routeHead+c.route)
+		write(t, h.proc+"/net/dev", netDev(0, c.all...))
+		h.measure(t)
+		write(t, h.proc+"/net/dev", netDev(1_250_000, c.all...))
+		h.clock.advance(time.Second)
+		if got := formatNetwork(h.measure(t).network); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestHostNetworkSelectsAnewIfNamesChange(t *testing.T) {
+	t.Parallel()
+	h := newTestHost(t)
+	h.addInterface(t, iface{name: "eth0", index: 2, link: 2, hasHardware: true})
+	received := 0
+	check := func(when, want string, names ...string) {
+		t.Helper()
+		received += 1_250_000
+		write(t, h.proc+"/net/dev", netDev(received, names...))
+		h.clock.advance(time.Second)
+		if got := formatNetwork(h.measure(t).network); got != want {
+			t.Errorf("%s: %s, want %s", when, got, want)
+		}
+	}
+
+	check("first", "N/A", "lo", "eth0")
+	check("second", "10 Mbps", "lo", "eth0")
+	h.addInterface(t, iface{name: "wan0", index: 2, link: 2, hasHardware: true})
+	check("renamed", "N/A", "lo", "wan0")
+	check("renamed before", "10 Mbps", "lo", "wan0")
+	h.addInterface(t, iface{name: "eth1", index: 3, link: 3, hasHardware: true})
+	check("one more", "10 Mbps", "lo", "wan0", "eth1")
+	check("two", "20 Mbps", "lo", "wan0", "eth1")
+	check("one vanished", "10 Mbps", "lo", "eth1")
+	check("only lo", "N/A", "lo")
+	check("back", "N/A", "lo", "eth1")
+
+	check("a virtual one, too", "10 Mbps", "lo", "eth1", "veth1")
+
+	// While the names stay, /sys is not read again.
+	err := os.Remove(h.sys + "/class/net/eth1/device")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check("the same names", "10 Mbps", "lo", "eth1", "veth1")
+	check("none has hardware", "10 Mbps", "lo", "eth1", "veth1", "wg0")
+	check("three", "30 Mbps", "lo", "eth1", "veth1", "wg0")
+}
+
+func TestHostNetworkSkipsACounterThatWasReset(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name                   string
+		rxBefore, txBefore     int
+		rxAfter, txAfter, eth1 int
+		want                   string
+	}{
+		{"both fell", 9e6, 9e6, 0, 0, 125_000, "1.0 Mbps"},
+		{"sent fell", 1e6, 9e6, 2e6, 0, 125_000, "1.0 Mbps"},
+		{"received fell, sent rose by more", 1000, 1000, 0, 9e6, 125_000, "1.0 Mbps"},
+		{"none fell", 0, 0, 125_000, 125_000, 0, "2.0 Mbps"},
+	} {
+		h := newTestHost(t)
+		count := func(rx, tx, eth1 int) {
+			write(t, h.proc+"/net/dev", fmt.Sprintf("eth0: %d 0 0 0 0 0 0 0 %d 0 0 0 0 0 0 0\n"+
+				"eth1: %d 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n", rx, tx, eth1))
+		}
+		count(c.rxBefore, c.txBefore, 0)
+		h.measure(t)
+		count(c.rxAfter, c.txAfter, c.eth1)
+		h.clock.advance(time.Second)
+		if got := formatNetwork(h.measure(t).network); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+func TestHostNetworkRateIsOverTheRealGap(t *testing.T) {
+	t.Parallel()
+	h := newTestHost(t)
+	write(t, h.proc+"/net/dev", netDev(0, "eth0"))
+	h.measure(t)
+	write(t, h.proc+"/net/dev", netDev(3_750_000, "eth0"))
+	h.clock.advance(200 * time.Second) // a hundred intervals
+	if got := h.measure(t).network; math.Abs(got-0.15) > 1e-9 {
+		t.Errorf("3,750,000 bytes in 200 s are %v Mbps, want 0.15", got)
+	}
+	if got := h.measure(t).network; math.Abs(got-0.15) > 1e-9 {
+		t.Errorf("without a new reading there are %v Mbps, want 0.15", got)
+	}
+}
+
+func TestHostNetworkLosesOnlyTheOddLine(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		line   string
+		name   string // "": it is left out
+		isOdd  bool
+		counts uint64
+	}{
+		{"  eth1: 100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "eth1", false, 120},
+		{"  eth1:100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "eth1", false, 120},
+		{"ibr10:30: 100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "ibr10:30", false, 120},
+		{"ibr10:30:100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "ibr10:30", false, 120},
+		{"  eth1: 100 1 0 0 0 0 0 0 20", "eth1", false, 120},
+		{"  eth1: 100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0 7 8 9", "eth1", false, 120},
+		{"  eth1: 100 1 0 0 0 0", "", true, 0},
+		{"  eth1: 100 1 0 0 0 0 0 0", "", true, 0},
+		{"  eth1:", "", true, 0},
+		{"  eth1: x 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "", true, 0},
+		{"  eth1: -1 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "", true, 0},
+		{"  eth1: 99999999999999999999 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "", true, 0},
+		{": 100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "", true, 0},
+		{"", "", false, 0},
+	} {
+		text := netDev(0, "lo", "eth0") + c.line + "\n" + netDev(0, "eth9")
+		read, badLine := parseNetDev(text)
+		counts := map[string]uint64{}
+		for name, n := range read {
+			counts[name] = n.received + n.sent
+		}
+		want := map[string]uint64{"lo": 5000, "eth0": 5000, "eth9": 5000}
+		if c.name != "" {
+			want[c.name] = c.counts
+		}
+		if !maps.Equal(counts, want) || (badLine == c.line && c.line != "") != c.isOdd {
+			t.Errorf("with %q the bytes are %v, the odd line is %q", c.line, counts, badLine)
+		}
+	}
+}
+
+func TestHostNetworkLogsAnOddLineOnce(t *testing.T) {
+	t.Parallel()
+	h := newTestHost(t)
+	for i := 0; i < 3; i++ {
+		write(t, h.proc+"/net/dev", netDev(i*1_250_000, "eth0")+"  eth1: what\n")
+		h.clock.advance(time.Second)
+		h.measure(t)
+	}
+	if got := h.measure(t).network; got != 10 {
+		t.Errorf("the rest makes %v Mbps, want 10", got)
+	}
+	lines := h.lines.take()
+	isOne := len(lines) == 1 && strings.Contains(lines[0], `source=net/dev line="  eth1: what"`)
+	if !isOne || !strings.Contains(lines[0], "level=WARN") {
+		t.Errorf("the log has %q", lines)
+	}
+}
+
+func TestHostDefaultRoutesNeedNoDestination(t *testing.T) {
+	t.Parallel()
+	text := routeHead + routeLine("eth0", "000011AC", "0000FFFF") +
+		routeLine("a", "00000000", "00000000") +
+		routeLine("tun0", "00000000", "00000080") + "cut\t00000000\t00000000\t0003\n\n" +
+		routeLine("b", "00000000", "00000000")
+	got := defaultRoutes(text)
+	if want := []string{"a", "b"}; !slices.Equal(got, want) {
+		t.Errorf("the default routes are those of %q, want %q", got, want)
+	}
+}
+
+func TestHostUptimeIsTheFirstNumber(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		text string
+		want time.Duration // 0: an error
+	}{
+		{"223271.15 780123.40\n", 223271150 * time.Millisecond},
+		{"5\n", 5 * time.Second},
+		{"5", 5 * time.Second},
+		{"", 0},
+		{"\n", 0},
+		{"x 5\n", 0},
+		{"-5 5\n", 0},
+		{"NaN 5\n", 0},
+		{"Inf 5\n", 0},
+		{"1e300 5\n", 0},
+	} {
+		got, err := parseUptime(c.text)
+		if got != c.want || (err == nil) != (c.want > 0) {
+			t.Errorf("%q is %v, %v, want %v", c.text, got, err, c.want)
+		}
+	}
+}
+
 func FuzzParseStat(f *testing.F) {
 	seed(f, "stat")
-	f.Fuzz(func(t *testing.T, text string) {
-		times, err := parseStat(text)
-		if err != nil && times != (cpuTimes{}) {
-			t.Errorf("%+v with %v", times, err)
+	f.Add("cpu 1466797 6445 708626 6221847 7998 0 8095 0 0 0\n",
+		"cpu 1466867 6445 708691 5873386 7624 0 8095 0 0 0\n")
+	f.Fuzz(func(t *testing.T, before, after string) {
+		m := cpuMeter{percent: math.NaN()}
+		now := time.Now()
+		for _, text := range []string{before, after} {
+			times, err := parseStat(text)
+			if err != nil && times != (cpuTimes{}) {
+				t.Errorf("%+v with %v", times, err)
+			}
+			if err == nil && times.cpus < 1 {
+				t.Errorf("there are %d CPUs", times.cpus)
+			}
+			now = now.Add(time.Minute)
+			m.add(cpuReading{times: times, at: now})
 		}
-		busy := times.busySince(cpuTimes{}) // NaN if no tick has passed
-		if busy < 0 || busy > 100.001 {
-			t.Errorf("%v%% busy", busy)
+		for _, percent := range []float64{m.percent, m.lastMinute()} {
+			if percent < 0 || percent > 100.001 {
+				t.Errorf("%v%% busy", percent)
+			}
 		}
 	})
 }
 
 func FuzzParseMeminfo(f *testing.F) {
-	seed(f, "meminfo")
+	seedHalves(f, "meminfo")
+	f.Add("MemTotal: 9 kB\nMemFree: 1\nCached: 18446744073709551615\nSReclaimable: 5\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		percent, err := parseMeminfo(text)
 		isPercent := percent >= 0 && percent <= 100
@@ -533,16 +696,37 @@ func FuzzParseMeminfo(f *testing.F) {
 
 func FuzzParseNetDev(f *testing.F) {
 	seed(f, "net/dev")
+	f.Add("ibr10:30: 0 0 0 0 0 0 0 0 0\n", "ibr10:30:18446744073709551615 0 0 0 0 0 0 0 9\n")
+	f.Fuzz(func(t *testing.T, before, after string) {
+		m := networkMeter{mbps: math.NaN()}
+		now := time.Now()
+		for _, text := range []string{before, after} {
+			counts, badLine := parseNetDev(text)
+			if !strings.Contains(text, badLine) || len(counts) > strings.Count(text, ":") {
+				t.Errorf("%v, %q", counts, badLine)
+			}
+			now = now.Add(time.Second)
+			m.add(counts, now)
+		}
+		if m.mbps < 0 || math.IsInf(m.mbps, 0) {
+			t.Errorf("%v Mbps", m.mbps)
+		}
+	})
+}
+
+func FuzzParseRoute(f *testing.F) {
+	seedHalves(f, "net/route")
 	f.Fuzz(func(t *testing.T, text string) {
-		bytes, err := parseNetDev(text)
-		if err != nil && bytes != nil {
-			t.Errorf("%v with %v", bytes, err)
+		for _, name := range defaultRoutes(text) {
+			if name == "" || !strings.Contains(text, name) {
+				t.Errorf("the default route is that of %q", name)
+			}
 		}
 	})
 }
 
 func FuzzParseUptime(f *testing.F) {
-	seed(f, "uptime")
+	seedHalves(f, "uptime")
 	f.Fuzz(func(t *testing.T, text string) {
 		uptime, err := parseUptime(text)
 		if uptime < 0 || err != nil && uptime != 0 || formatUptime(uptime) == "" {
@@ -570,20 +754,58 @@ func FuzzParseConfig(f *testing.F) {
 	})
 }
 
-// seed adds each recorded file of that name, and the first half of each.
-func seed(f *testing.F, name string) {
+func BenchmarkParseNetDev(b *testing.B) {
+	names := make([]string, 10_000)
+	for i := range names {
+		names[i] = fmt.Sprintf("veth%08x", i)
+	}
+	text := netDev(123_456_789, names...)
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := 0; i < b.N; i++ {
+		counts, _ := parseNetDev(text)
+		if len(counts) != len(names) {
+			b.Fatalf("there are %d interfaces", len(counts))
+		}
+	}
+}
+
+// recorded returns the content of each recorded file of that name.
+func recorded(f *testing.F, name string) []string {
 	f.Helper()
 	files, err := filepath.Glob("testdata/*/*/" + name)
 	if err != nil || len(files) == 0 {
 		f.Fatalf("no %s is recorded, %v", name, err)
 	}
+	var texts []string
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(string(text))
-		f.Add(string(text[:len(text)/2]))
+		texts = append(texts, string(text))
+	}
+	return texts
+}
+
+// seed adds two recorded files each: the one after the other, and that without its end.
+func seed(f *testing.F, name string) {
+	f.Helper()
+	texts := recorded(f, name)
+	for i, text := range texts {
+		before := texts[(i+1)%len(texts)] // in the order of names, before comes after after
+		f.Add(before, text)
+		f.Add(before, text[:len(text)/2])
+	}
+}
+
+// seedHalves adds each recorded file of that name, and the first half of each.
+func seedHalves(f *testing.F, name string) {
+	f.Helper()
+	for _, text := range recorded(f, name) {
+		f.Add(text)
+		f.Add(text[:len(text)/2])
 	}
 }
 
@@ -598,14 +820,143 @@ func snapshotOf(t testing.TB, m metrics) hostSnapshot {
 	return s
 }
 
-func testSampler(t testing.TB, args ...string) *sampler {
-	t.Helper()
-	return newSampler(testConfig(t, args...), noLog())
+// A clock stands still until it is told to go on. The sources read it in goroutines of their own.
+type clock struct {
+	mu   sync.Mutex // guards following
+	time time.Time
 }
 
+func newClock() *clock {
+	return &clock{time: time.Date(2026, 11, 24, 12, 0, 0, 0, time.Local)}
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.time
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.time = c.time.Add(d)
+}
+
+// A testHost is a sampler of another /proc and /sys, with a clock and a log of its own. Its disk
+// is at 23 %.
+type testHost struct {
+	*sampler
+	proc, sys string
+	clock     *clock
+	lines     *logLines
+}
+
+func newTestHost(t testing.TB, args ...string) *testHost {
+	t.Helper()
+	h := &testHost{proc: t.TempDir(), sys: t.TempDir(), clock: newClock()}
+	mkdir(t, h.proc+"/net")
+	h.record(t, "bare/before")
+	log, lines := testLog("text")
+	h.lines = lines
+	h.sampler = newSamplerOf(testConfig(t, args...), log, h.proc, h.sys, h.clock.now)
+	h.disk.reader = func() (diskUse, error) { return diskUse{percent: 23}, nil }
+	return h
+}
+
+// record puts a recorded /proc in place.
+func (h *testHost) record(t testing.TB, folder string) {
+	t.Helper()
+	for _, name := range []string{"stat", "meminfo", "uptime", "net/dev", "net/route"} {
+		text, err := os.ReadFile(filepath.Join("testdata", folder, name))
+		if err != nil && name != "net/route" {
+			t.Fatal(err)
+		}
+		write(t, h.proc+"/"+name, string(text))
+	}
+}
+
+// recordSys puts a recorded /sys in place.
+func (h *testHost) recordSys(t testing.TB, folder string) {
+	t.Helper()
+	target, err := filepath.Abs(filepath.Join("testdata", folder, "class"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	symlink(t, target, h.sys+"/class")
+}
+
+// measure reads each source and waits for all but those that hang.
+func (h *testHost) measure(t testing.TB, hanging ...string) metrics {
+	t.Helper()
+	m, _ := h.measureChanges(t, hanging...)
+	return m
+}
+
+func (h *testHost) measureChanges(t testing.TB, hanging ...string) (metrics, []activity) {
+	t.Helper()
+	h.read()
+	for source := range metricOf {
+		if !slices.Contains(hanging, source) {
+			h.waitFor(t, source)
+		}
+	}
+	return h.sample()
+}
+
+// waitFor waits until no read of a source is under way.
+func (h *testHost) waitFor(t testing.TB, source string) {
+	t.Helper()
+	isIdle := map[string]func() bool{
+		"stat":    h.stat.isIdle,
+		"meminfo": h.meminfo.isIdle,
+		"uptime":  h.uptime.isIdle,
+		"net/dev": h.interfaces.isIdle,
+		"disk":    h.disk.isIdle,
+	}
+	eventually(t, source+" is read", isIdle[source])
+}
+
+// isIdle tells whether no read is under way.
+func (src *source[T]) isIdle() bool {
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	return !src.isReading
+}
+
+// alarmsOn are the alarms of the sampler that are on.
+func (h *testHost) alarmsOn() []*alarm {
+	var on []*alarm
+	for _, a := range []*alarm{&h.cpuAlarm, &h.memoryAlarm, &h.diskAlarm, &h.probeAlarm} {
+		if a.level != levelOK {
+			on = append(on, a)
+		}
+	}
+	return on
+}
+
+// write puts a file in place, even in that of a pipe.
 func write(t testing.TB, path, text string) {
 	t.Helper()
-	err := os.WriteFile(path, []byte(text), 0o644)
+	err := os.WriteFile(path+".new", []byte(text), 0o644)
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mkdir(t testing.TB, path string) {
+	t.Helper()
+	err := os.MkdirAll(path, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func symlink(t testing.TB, target, path string) {
+	t.Helper()
+	err := os.Symlink(target, path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,6 +55,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"runtime/debug"
@@ -169,7 +170,7 @@ type totals struct {
 // newSSEServer takes over the listener; serve closes it.
 func newSSEServer(cfg config, listener net.Listener, log *slog.Logger) *SSEServer {
 	if cfg.probe == "" {
-		cfg.probe = localURL(listener) + "/health"
+		cfg.probe = probeURL(listener)
 	}
 	cfg.settings = maps.Clone(cfg.settings)
 	cfg.settings["addr"] = listener.Addr().String()
@@ -182,7 +183,7 @@ func newSSEServer(cfg config, listener net.Listener, log *slog.Logger) *SSEServe
 		started:    time.Now(),
 		access:     newAccess(cfg, listener),
 		pagePolicy: pagePolicy(cfg.origins),
-		board:      &board{edge: cfg.edge, metrics: noMetrics},
+		board:      newBoard(cfg.edge, time.Now()),
 		sampler:    newSampler(cfg, log),
 		streamLog:  streamLog{log: log},
 		firstReady: make(chan struct{}),
@@ -193,7 +194,8 @@ func newSSEServer(cfg config, listener net.Listener, log *slog.Logger) *SSEServe
 }
 
 // serve runs the server until ctx is done, then returns nil, or until the listener fails. When it
-// returns, each stream is closed and each loop has ended, except for readDisk, which may hang.
+// returns, each stream is closed and each goroutine has ended, except for a read of the host that
+// hangs.
 func (s *SSEServer) serve(ctx context.Context) error {
 	s.logStart()
 	ctx, cancel := context.WithCancel(ctx)
@@ -219,7 +221,7 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	}
 
 	start := time.Now()
-	finishRequests(httpServer)
+	s.finishRequests(httpServer)
 	stopLoops()
 	closed := s.closeStreams()
 	loops.Wait()
@@ -233,8 +235,8 @@ func (s *SSEServer) serve(ctx context.Context) error {
 	return nil
 }
 
-// startLoops starts all that runs beside the requests. The heartbeat and the loops for disk and
-// probe end with ctx. The other loops end with loopsCtx.
+// startLoops starts all that runs beside the requests. The heartbeat and the probe end with ctx.
+// The other loops end with loopsCtx.
 func (s *SSEServer) startLoops(ctx, loopsCtx context.Context) *sync.WaitGroup {
 	var loops sync.WaitGroup
 	start := func(loop func()) {
@@ -256,9 +258,10 @@ func (s *SSEServer) startLoops(ctx, loopsCtx context.Context) *sync.WaitGroup {
 		return &loops
 	}
 	start(func() { s.sampleLoop(loopsCtx) })
-	start(func() { s.sampler.probeLoop(ctx) })
-	// It is never joined, because statfs(2) of a dead network mount does not return.
-	go every(ctx, 0, s.sampler.interval, s.sampler.readDisk)
+	start(func() { s.sampler.probe.loop(ctx) })
+	if s.config.interval > 0 && !s.broadcastsEachSample() {
+		start(func() { every(loopsCtx, s.config.interval, s.config.interval, s.tick) })
+	}
 	return &loops
 }
 
@@ -289,9 +292,10 @@ func (s *SSEServer) newHTTPServer() *http.Server {
 type connKey struct{}
 
 // finishRequests gives short requests a moment to finish. Streams are not among them.
-func finishRequests(httpServer *http.Server) {
+func (s *SSEServer) finishRequests(httpServer *http.Server) {
 	const patience = 800 * time.Millisecond
 
+	s.listener.closeSilent() // net/http would wait for them
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	httpServer.Shutdown(ctx)
@@ -310,15 +314,16 @@ func (s *SSEServer) closeStreams() int {
 	})
 }
 
-// sampleLoop puts the host's metrics on the board and broadcasts them, until ctx is done.
+// sampleLoop puts the host's metrics on the board, until ctx is done. It also broadcasts them if
+// that is due as often.
 func (s *SSEServer) sampleLoop(ctx context.Context) {
 	const firstDelay = 500 * time.Millisecond
 
 	// Rates need two readings.
-	s.sampler.readCounters(time.Now())
+	s.sampler.readCounters()
 	isReady := sleep(ctx, firstDelay)
 	if isReady {
-		s.readHost(time.Now())
+		s.readHost()
 	}
 	close(s.firstReady) // also at the end, so that no request waits longer
 	if !isReady {
@@ -326,20 +331,30 @@ func (s *SSEServer) sampleLoop(ctx context.Context) {
 	}
 	s.broadcast("start")
 
-	every(ctx, s.sampler.interval, s.sampler.interval, s.tick)
+	every(ctx, s.sampler.interval, s.sampler.interval, func(now time.Time) {
+		s.readHost()
+		if s.broadcastsEachSample() {
+			s.tick(now)
+		}
+	})
 }
 
-// tick reads the host and, if the interval is not 0, broadcasts its metrics.
-func (s *SSEServer) tick(now time.Time) {
-	s.readHost(now)
-	if s.config.interval > 0 && s.board.source() == sourceHost {
+// broadcastsEachSample tells whether the host is read for each broadcast, and not at other times.
+func (s *SSEServer) broadcastsEachSample() bool {
+	return s.config.interval == s.sampler.interval
+}
+
+func (s *SSEServer) readHost() {
+	s.sampler.read()
+	metrics, changes := s.sampler.sample()
+	s.board.update(metrics, changes)
+}
+
+// tick broadcasts the host's metrics, unless an external snapshot is shown.
+func (s *SSEServer) tick(time.Time) {
+	if s.board.source() == sourceHost {
 		s.broadcast(causeInterval)
 	}
-}
-
-func (s *SSEServer) readHost(now time.Time) {
-	metrics, changes := s.sampler.sample(now)
-	s.board.update(metrics, changes)
 }
 
 // minInterval is the least time between two broadcasts: at most twenty a second.
@@ -348,9 +363,9 @@ const minInterval = 50 * time.Millisecond
 // broadcast makes an event of what is on the board and offers it to each stream. It waits for the
 // first reading of the host, for another broadcast or fan-out, and until minInterval has passed.
 // It never waits for a viewer. Callers that wait at the same time share one event, so a flood of
-// them makes at most one per minInterval. It returns the event's id and the number of streams that
-// have it, or zeros if there was nothing to show. The cause is for the log.
-func (s *SSEServer) broadcast(cause string) (id int64, streams int) {
+// them makes at most one per minInterval. It returns nil if there was nothing to show. The cause
+// is for the log.
+func (s *SSEServer) broadcast(cause string) *event {
 	before := s.lastID.Load()
 	<-s.firstReady
 	s.publishing.Lock()
@@ -358,18 +373,15 @@ func (s *SSEServer) broadcast(cause string) (id int64, streams int) {
 
 	// If the id has changed, an event was begun after this call. It shows what the caller has put
 	// on the board.
-	e := s.newest.Load()
+	newest := s.newest.Load()
 	isBegun := s.lastID.Load() != before
-	if !isBegun {
-		if e != nil {
-			time.Sleep(minInterval - time.Since(e.time))
-		}
-		e = s.publishLocked(time.Now(), cause)
+	if isBegun {
+		return newest
 	}
-	if e == nil {
-		return 0, 0
+	if newest != nil {
+		time.Sleep(minInterval - time.Since(newest.time))
 	}
-	return e.id, e.streams
+	return s.publishLocked(time.Now(), cause)
 }
 
 // publishLocked makes the next event and offers it to each stream. It returns nil if there is
@@ -379,12 +391,13 @@ func (s *SSEServer) publishLocked(now time.Time, cause string) *event {
 	id := max(s.lastID.Load()+1, now.UnixMilli())
 	s.lastID.Store(id)
 
-	snapshot := s.board.snapshot(now)
+	snapshot, source := s.board.snapshot(now)
 	if snapshot == nil {
 		s.newest.Store(nil)
 		return nil
 	}
 	e := newEvent(id, now, snapshot)
+	e.source = source
 	// The first compressed stream pays for the compression. Without one there is none.
 	e.compress = sync.OnceFunc(func() { s.encoder.encode(e, s.heartbeats.Load()) })
 	s.newest.Store(e)
@@ -697,6 +710,7 @@ type event struct {
 	id       int64
 	time     time.Time
 	snapshot []byte // one line of JSON
+	source   string // of the snapshot
 	plain    chunk
 	streams  int // that have it; written and read under publishing
 
@@ -1379,14 +1393,33 @@ func (l *limitedListener) noteState(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// look notes which connections keep the server waiting. Those with unread input do not.
+// look notes which connections keep the server waiting. One with a request that the server has yet
+// to read does not.
 func (l *limitedListener) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for conn, state := range l.conns {
 		state.waits++
-		if hasInput(conn) {
+		if !state.isActive && hasInput(conn) {
 			state.waits = 0
+		}
+	}
+}
+
+// isFull tells whether the share is used up.
+func (l *limitedListener) isFull() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns) >= l.share
+}
+
+// closeSilent closes the connections on which no request has begun.
+func (l *limitedListener) closeSilent() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for conn, state := range l.conns {
+		if !state.isActive && !hasInput(conn) {
+			conn.Close()
 		}
 	}
 }
@@ -1477,6 +1510,9 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Vary", "Origin")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
+	if s.listener.isFull() { // newcomers need the place
+		header.Set("Connection", "close")
+	}
 	origin := r.Header.Get("Origin")
 	isAllowedOrigin := slices.Contains(s.config.origins, origin)
 	if isAllowedOrigin {
@@ -1535,6 +1571,8 @@ func (s *SSEServer) reject(w http.ResponseWriter, r *http.Request, rejected *rej
 
 //go:embed dashboard.html
 var page string
+
+var pageHash = fmt.Sprintf("%x", sha256.Sum256([]byte(page)))
 
 // pagePolicy allows the page its own script and style, and requests to this server. Pages of the
 // allowed origins may show it in a frame.
@@ -1729,7 +1767,7 @@ func (s *SSEServer) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	case "PUT":
 		s.putSnapshot(w, r)
 	case "DELETE":
-		s.board.deleteExternal()
+		s.board.deleteExternal(time.Now())
 		s.broadcast("delete")
 		w.WriteHeader(http.StatusNoContent)
 	default:
@@ -1810,20 +1848,23 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s.board.source() != sourceHost {
-		s.reject(w, r, newRejection(409,
-			"The dashboard shows external snapshots: add the activity to them."))
+		s.reject(w, r, noPlaceForActivity)
 		return
 	}
 
 	s.board.add(a)
-	id, streams := s.broadcast("activity")
-	if id == 0 {
-		s.reject(w, r, nothingToSend)
+	e := s.broadcast("activity")
+	if e == nil || e.source != sourceHost { // in the meantime an external snapshot was put
+		s.board.takeOff(a)
+		s.reject(w, r, noPlaceForActivity)
 		return
 	}
 	w.WriteHeader(http.StatusCreated)
-	writeJSON(w, map[string]any{"activity": a, "id": id, "streams": streams})
+	writeJSON(w, map[string]any{"activity": a, "id": e.id, "streams": e.streams})
 }
+
+var noPlaceForActivity = newRejection(409,
+	"No snapshot of this host is shown: add the activity to the external snapshots.")
 
 // parseActivity checks what was posted: {"message":"…","level":"info"}.
 func parseActivity(body []byte, now time.Time) (activity, *rejection) {
@@ -1849,9 +1890,6 @@ func parseActivity(body []byte, now time.Time) (activity, *rejection) {
 	return newActivity(now, level, message), nil
 }
 
-// nothingToSend is for an edge without a snapshot, and for a server that ends as it starts.
-var nothingToSend = newRejection(409, "There is no snapshot to send yet.")
-
 // GET /dashboard/trigger-test
 func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
 	if acceptsEvents(r) { // from the page, if a link names this as its stream
@@ -1859,42 +1897,61 @@ func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	message := "Test broadcast sent"
-	switch s.board.source() {
-	case sourceHost:
-		s.board.add(newTestActivity(time.Now()))
-	case sourceExternal:
-		message = "External snapshot sent again"
-	case sourceNone:
-		s.reject(w, r, nothingToSend)
+	test := newTestActivity(time.Now())
+	if s.board.source() == sourceHost {
+		s.board.add(test)
+	}
+	e := s.broadcast("trigger")
+	if e == nil {
+		s.reject(w, r, newRejection(409, "There is no snapshot to send yet."))
 		return
 	}
 
-	id, streams := s.broadcast("trigger")
-	if id == 0 {
-		s.reject(w, r, nothingToSend)
-		return
+	message := "Test broadcast sent"
+	if e.source != sourceHost {
+		s.board.takeOff(test)
+		message = "External snapshot sent again"
 	}
-	writeJSON(w, map[string]any{"id": id, "message": message, "streams": streams})
+	writeJSON(w, map[string]any{"id": e.id, "message": message, "streams": e.streams})
 }
 
 // GET /dashboard/history
-func (s *SSEServer) serveHistory(w http.ResponseWriter, _ *http.Request) {
+func (s *SSEServer) serveHistory(w http.ResponseWriter, r *http.Request) {
+	var after int64 // Unix ms
+	query := r.URL.Query().Get("after")
+	if query != "" {
+		var err error
+		after, err = strconv.ParseInt(query, 10, 64)
+		if err != nil {
+			s.reject(w, r, newRejection(400, "The parameter after must be a time in Unix milliseconds."))
+			return
+		}
+	}
+
 	s.mu.Lock()
 	streams := len(s.conns)
 	s.mu.Unlock()
 
+	now := time.Now()
+	view := s.board.view(now)
 	// Nobody knows when the next external snapshot comes.
 	interval := 0.0
 	samples := []historySample{}
-	if s.board.source() == sourceHost {
+	alarms := []alarmReply{}
+	if view.source == sourceHost {
 		interval = s.config.interval.Seconds()
-		samples = s.board.samples()
+		samples = s.board.samples(after)
+		alarms = append(alarms, view.metrics.alarms...)
 	}
+	_, zone := now.Zone() // seconds
 	writeJSON(w, map[string]any{
-		"now":      time.Now().UnixMilli(),
+		"now":      now.UnixMilli(),
+		"zone":     1000 * zone,
 		"interval": interval,
 		"streams":  streams,
+		"page":     pageHash,
+		"source":   map[string]any{"kind": view.source, "since": view.since.UnixMilli()},
+		"alarms":   alarms,
 		"samples":  samples,
 	})
 }
@@ -2270,10 +2327,15 @@ type board struct {
 	mu             sync.Mutex // guards following
 	metrics        metrics
 	activities     []activity // newest first
-	history        []metrics  // oldest first
+	history        []slot     // oldest first
 	external       []byte     // nil: none is shown
 	externalStatus string     // its status
 	lastChanged    time.Time  // when the shown snapshot last changed
+	sourceSince    time.Time  // since when the source is what it is
+}
+
+func newBoard(edge bool, now time.Time) *board {
+	return &board{edge: edge, metrics: noMetrics, sourceSince: now}
 }
 
 // What can be shown.
@@ -2286,16 +2348,22 @@ const (
 // A boardView is the board at one moment.
 type boardView struct {
 	source  string
-	status  string  // system_status.status of the shown snapshot; "" if it has none
-	age     float64 // seconds since the shown snapshot last changed; NaN if there is none
-	metrics metrics // of the host
+	since   time.Time // of the source
+	status  string    // system_status.status of the shown snapshot; "" if it has none
+	age     float64   // seconds since the shown snapshot last changed; NaN if there is none
+	metrics metrics   // of the host
 }
 
 func (b *board) view(now time.Time) boardView {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 
-	v := boardView{source: b.sourceLocked(), age: math.NaN(), metrics: b.metrics}
+	v := boardView{
+		source:  b.sourceLocked(),
+		since:   b.sourceSince,
+		age:     math.NaN(),
+		metrics: b.metrics,
+	}
 	switch v.source {
 	case sourceHost:
 		v.status = b.metrics.status
@@ -2327,11 +2395,6 @@ func (b *board) sourceLocked() string {
 
 // update puts the newest metrics of the host and the changes of its alarms on the board.
 func (b *board) update(m metrics, changes []activity) {
-	const (
-		historySpan = 10 * time.Minute
-		historyStep = 1900 * time.Millisecond // at least, between two samples
-	)
-
 	for _, a := range changes {
 		b.add(a)
 	}
@@ -2339,13 +2402,7 @@ func (b *board) update(m metrics, changes []activity) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.metrics = m
-	for len(b.history) > 0 && m.time.Sub(b.history[0].time) > historySpan {
-		b.history = b.history[1:]
-	}
-	n := len(b.history)
-	if n == 0 || m.time.Sub(b.history[n-1].time) >= historyStep {
-		b.history = append(b.history, m)
-	}
+	b.history = addToHistory(b.history, m)
 }
 
 // add puts an activity before the recent ones. Consecutive test broadcasts become one.
@@ -2361,12 +2418,25 @@ func (b *board) add(a activity) {
 	b.activities = append([]activity{a}, kept...)
 }
 
+// takeOff takes back an activity that was added for nothing.
+func (b *board) takeOff(a activity) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := slices.Index(b.activities, a)
+	if i >= 0 {
+		b.activities = slices.Delete(slices.Clone(b.activities), i, i+1)
+	}
+}
+
 // putExternal shows an external snapshot, one line of JSON, in place of the host's own.
 func (b *board) putExternal(snapshot []byte, now time.Time) {
 	status := statusOf(snapshot)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.external == nil {
+		b.sourceSince = now
+	}
 	if !bytes.Equal(snapshot, b.external) {
 		b.lastChanged = now
 	}
@@ -2374,25 +2444,28 @@ func (b *board) putExternal(snapshot []byte, now time.Time) {
 	b.externalStatus = status
 }
 
-func (b *board) deleteExternal() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.external = nil
-}
-
-// snapshot returns the shown snapshot as one line of JSON, or nil if there is none. It notes the
-// time, because a snapshot of the host is new each time.
-func (b *board) snapshot(now time.Time) []byte {
+func (b *board) deleteExternal(now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.external != nil {
-		return b.external
+		b.sourceSince = now
+	}
+	b.external = nil
+}
+
+// snapshot returns the shown snapshot as one line of JSON, or nil if there is none, and its source.
+// It notes the time, because a snapshot of the host is new each time.
+func (b *board) snapshot(now time.Time) (line []byte, source string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.external != nil {
+		return b.external, sourceExternal
 	}
 	if b.metrics.time.IsZero() { // an edge, or before the first reading
-		return nil
+		return nil, sourceNone
 	}
 	b.lastChanged = now
-	return formatSnapshot(b.metrics, b.activities, now)
+	return formatSnapshot(b.metrics, b.activities, now), sourceHost
 }
 
 // statusOf finds the status in a snapshot of any form.
@@ -2405,33 +2478,103 @@ func statusOf(snapshot []byte) string {
 	return text
 }
 
-// samples returns the host's metrics of the last ten minutes.
-func (b *board) samples() []historySample {
+// samples returns the host's metrics of the last ten minutes, in slots that begin after a time in
+// Unix ms.
+func (b *board) samples(after int64) []historySample {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 
-	samples := make([]historySample, 0, len(b.history))
-	for _, m := range b.history {
-		samples = append(samples, historySample{
-			Time:         m.time.UnixMilli(),
-			CPU:          rounded(m.cpu, 2),
-			Memory:       rounded(m.memory, 2),
-			Disk:         rounded(m.disk, 0),
-			Network:      rounded(m.network, 2),
-			ResponseTime: rounded(m.responseTime, 0),
-		})
+	samples := []historySample{}
+	for _, s := range b.history {
+		if s.start > after {
+			samples = append(samples, s.sample())
+		}
 	}
 	return samples
 }
 
-// A historySample has null where nothing was measured.
+// A slot holds the metrics of two seconds of the server's clock.
+type slot struct {
+	start int64 // Unix ms
+
+	cpu, memory, disk, network, responseTime slotValue
+}
+
+// addToHistory adds m to its slot and drops the slots that are too old.
+func addToHistory(history []slot, m metrics) []slot {
+	const (
+		span   = int64(10 * time.Minute / time.Millisecond)
+		length = int64(2 * time.Second / time.Millisecond)
+	)
+	start := m.time.UnixMilli() / length * length
+
+	for len(history) > 0 && history[0].start <= start-span {
+		history = history[1:]
+	}
+	// After a step back of the clock, slots of the future would stay for ever.
+	for len(history) > 0 && history[len(history)-1].start > start {
+		history = history[:len(history)-1]
+	}
+	if len(history) == 0 || history[len(history)-1].start < start {
+		history = append(history, slot{start: start})
+	}
+
+	s := &history[len(history)-1]
+	s.cpu.add(m.cpu)
+	s.memory.add(m.memory)
+	s.disk.add(m.disk)
+	s.network.add(m.network)
+	s.responseTime.add(m.responseTime)
+	return history
+}
+
+// A slotValue is the mean and the maximum of what was measured in a slot.
+type slotValue struct {
+	sum, max float64
+	count    int
+}
+
+func (v *slotValue) add(value float64) {
+	if math.IsNaN(value) {
+		return
+	}
+	v.sum += value
+	v.max = max(v.max, value)
+	v.count++
+}
+
+// A historySample is a slot as /dashboard/history shows it.
 type historySample struct {
-	Time         int64    `json:"time"` // Unix ms
-	CPU          *float64 `json:"cpu"`
-	Memory       *float64 `json:"memory"`
-	Disk         *float64 `json:"disk"`
-	Network      *float64 `json:"network"`       // Mbps
-	ResponseTime *float64 `json:"response_time"` // ms
+	Time         int64              `json:"time"` // Unix ms
+	CPU          *float64           `json:"cpu"`  // null: not measured
+	Memory       *float64           `json:"memory"`
+	Disk         *float64           `json:"disk"`
+	Network      *float64           `json:"network"`       // Mbps
+	ResponseTime *float64           `json:"response_time"` // ms
+	Max          map[string]float64 `json:"max,omitempty"` // where it is not the mean
+}
+
+func (s slot) sample() historySample {
+	maxima := map[string]float64{}
+	mean := func(metric string, v slotValue) *float64 {
+		if v.count == 0 {
+			return nil
+		}
+		mean, most := rounded(v.sum/float64(v.count), 2), rounded(v.max, 2)
+		if *most != *mean {
+			maxima[metric] = *most
+		}
+		return mean
+	}
+	return historySample{
+		Time:         s.start,
+		CPU:          mean("cpu", s.cpu),
+		Memory:       mean("memory", s.memory),
+		Disk:         mean("disk", s.disk),
+		Network:      mean("network", s.network),
+		ResponseTime: mean("response_time", s.responseTime),
+		Max:          maxima,
+	}
 }
 
 // rounded returns nil for NaN, which JSON does not have.
@@ -2582,6 +2725,7 @@ type metrics struct {
 	uptime       time.Duration
 	status       string // online, degraded or critical
 	message      string
+	alarms       []alarmReply // that are on
 }
 
 // noMetrics is what is known before the first reading.
@@ -2594,405 +2738,343 @@ var noMetrics = metrics{
 	uptime:       -1,
 }
 
-// A sampler reads the host for all viewers. Rates are against the reading before.
+// A sampler reads the host for all viewers. Nothing that hangs delays it: see source.
 type sampler struct {
-	log        *slog.Logger
-	interval   time.Duration // between two readings
-	procRoot   string
-	sysRoot    string
-	disk       string // path
-	probeURL   string
-	cpuAlarm   alarm
-	memAlarm   alarm
-	diskAlarm  alarm
-	probeAlarm alarm
-	cpuHistory []cpuTimes        // of the last minute, oldest first
-	cpuPercent float64           // the last one that could be measured
-	interfaces map[string]uint64 // bytes of each interface that counts
-	networkAt  time.Time
+	interval time.Duration    // between two readings
+	now      func() time.Time // time.Now, except in tests
 
-	mu            sync.Mutex // guards following, which loops of their own measure
-	diskPercent   float64
-	diskAt        time.Time
-	responseTime  float64         // ms; NaN after a failure
-	probeFailures float64         // in a row
-	failing       map[string]bool // by source
+	stat       *source[cpuTimes]
+	meminfo    *source[float64] // percent in use
+	uptime     *source[time.Duration]
+	interfaces *source[map[string]interfaceBytes] // by name, of the interfaces that count
+	disk       *source[diskUse]
+	probe      *probe
+
+	cpu     cpuMeter
+	network networkMeter
+
+	cpuAlarm    alarm
+	memoryAlarm alarm
+	diskAlarm   alarm
+	probeAlarm  alarm
 }
 
-// defaultInterval is the time between two readings of the host if nothing is broadcast regularly.
-const defaultInterval = 2 * time.Second
-
 func newSampler(cfg config, log *slog.Logger) *sampler {
+	return newSamplerOf(cfg, log, "/proc", "/sys", time.Now)
+}
+
+// newSamplerOf reads another /proc and /sys, by another clock.
+func newSamplerOf(cfg config, log *slog.Logger, proc, sys string, now func() time.Time) *sampler {
+	selector := interfaceSelector{proc: proc, sys: sys, log: log}
 	h := &sampler{
-		log:          log,
-		interval:     cfg.interval,
-		procRoot:     "/proc",
-		sysRoot:      "/sys",
-		disk:         cfg.disk,
-		probeURL:     cfg.probe,
-		cpuAlarm:     newAlarm("CPU", " at %.0f%% over the last minute", 85, 75, 95, 85),
-		memAlarm:     newAlarm("Memory", " at %.0f%%", 90, 80, 98, 90),
-		diskAlarm:    newAlarm("Disk", " at %.0f%%", 90, 80, 98, 90),
-		probeAlarm:   newAlarm("Health probe", " failed (%.0f in a row)", 1, 1, 3, 1),
-		cpuPercent:   math.NaN(),
-		responseTime: math.NaN(),
-		failing:      map[string]bool{},
+		interval:   sampleInterval(cfg.interval),
+		now:        now,
+		stat:       newSource("stat", log, now, fileReader(proc+"/stat", parseStat)),
+		meminfo:    newSource("meminfo", log, now, fileReader(proc+"/meminfo", parseMeminfo)),
+		uptime:     newSource("uptime", log, now, fileReader(proc+"/uptime", parseUptime)),
+		interfaces: newSource("net/dev", log, now, selector.read),
+		disk:       newSource("disk "+cfg.disk, log, now, diskReader(cfg.disk)),
+		probe:      newProbe(cfg.probe, log),
+		cpu:        cpuMeter{percent: math.NaN()},
+		network:    networkMeter{mbps: math.NaN()},
 	}
-	if h.interval == 0 {
-		h.interval = defaultInterval
-	}
+
+	h.cpuAlarm = newAlarm("cpu", "CPU",
+		threshold{on: 85, off: 75}, threshold{on: 95, off: 85})
+	h.memoryAlarm = newAlarm("memory", "Memory",
+		threshold{on: 90, off: 80}, threshold{on: 98, off: 90})
+	h.diskAlarm = newAlarm("disk", "Disk",
+		threshold{on: 90, off: 80}, threshold{on: 98, off: 90})
+	h.probeAlarm = newAlarm("response_time", "Health probe",
+		threshold{on: 1, off: 1}, threshold{on: 3, off: 1}) // failures in a row
 	return h
 }
 
-// readCounters takes the first reading of the rates.
-func (h *sampler) readCounters(now time.Time) {
-	h.readCPU(now)
-	h.readNetwork(now)
+// The host is read as often as it is broadcast, within these limits.
+const (
+	minSampleInterval = 500 * time.Millisecond
+	maxSampleInterval = 2 * time.Second
+)
+
+func sampleInterval(broadcastInterval time.Duration) time.Duration {
+	if broadcastInterval == 0 {
+		return maxSampleInterval
+	}
+	return max(minSampleInterval, min(broadcastInterval, maxSampleInterval))
 }
 
-// sample reads all metrics. Each change of an alarm's level comes as an activity.
-func (h *sampler) sample(now time.Time) (metrics, []activity) {
-	m := metrics{
-		time:    now,
-		network: h.readNetwork(now),
-		memory:  readProc(h, "meminfo", parseMeminfo, math.NaN()),
-		uptime:  readProc(h, "uptime", parseUptime, -1),
-	}
-	var cpuMinute float64
-	m.cpu, cpuMinute = h.readCPU(now)
-	var probeFailures float64
-	m.disk, m.responseTime, probeFailures = h.measured(now)
+// read reads each source. It waits for them, so that the metrics are those of now, but not longer
+// than a moment.
+func (h *sampler) read() {
+	const patience = 100 * time.Millisecond
 
-	alarms := []*alarm{&h.cpuAlarm, &h.memAlarm, &h.diskAlarm, &h.probeAlarm}
-	h.cpuAlarm.judge(cpuMinute)
-	h.memAlarm.judge(m.memory)
-	h.diskAlarm.judge(m.disk)
-	h.probeAlarm.judge(probeFailures)
-	m.status, m.message = summarize(alarms)
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for _, done := range []<-chan struct{}{
+		h.stat.begin(),
+		h.meminfo.begin(),
+		h.uptime.begin(),
+		h.interfaces.begin(),
+		h.disk.begin(),
+	} {
+		select {
+		case <-done:
+		case <-timeout.C:
+			return
+		}
+	}
+}
+
+// readCounters takes the first reading of the rates.
+func (h *sampler) readCounters() {
+	h.read()
+	h.sampleCPU(h.now())
+	h.sampleNetwork(h.now())
+}
+
+// sample returns the metrics of the last reading. Each change of an alarm's level comes as an
+// activity.
+func (h *sampler) sample() (metrics, []activity) {
+	now := h.now()
+	m := noMetrics
+	m.time = now
+	m.cpu = h.sampleCPU(now)
+	m.network = h.sampleNetwork(now)
+	memory, _, ok := h.meminfo.latest(now)
+	if ok {
+		m.memory = memory
+	}
+	uptime, _, ok := h.uptime.latest(now)
+	if ok {
+		m.uptime = uptime
+	}
+	disk, _, ok := h.disk.latest(now)
+	if ok {
+		m.disk = disk.percent
+	}
+	probed := h.probe.latest()
+	m.responseTime = probed.responseTime
+
+	// A full read-only file system is in its normal state.
+	diskLevel := m.disk
+	if disk.readOnly {
+		diskLevel = 0
+	}
+	h.judgeCPU(m.cpu, now)
+	h.memoryAlarm.judge(m.memory, percentText("Memory", m.memory), now)
+	h.diskAlarm.judge(diskLevel, percentText("Disk", m.disk), now)
+	h.probeAlarm.judge(probed.failures, "Health probe "+probed.problem, now)
+
+	alarms := []*alarm{&h.cpuAlarm, &h.memoryAlarm, &h.diskAlarm, &h.probeAlarm}
+	m.status, m.message = summarize(alarms, now)
+	m.alarms = describeAlarms(alarms)
 	return m, changesOf(alarms, now)
 }
 
-// measured returns the last results of the loops for disk and probe.
-func (h *sampler) measured(now time.Time) (disk, responseTime, probeFailures float64) {
-	const patience = 10 * time.Second // a value from before is not shown any more
-
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	disk = h.diskPercent
-	if now.Sub(h.diskAt) >= max(patience, 3*h.interval) {
-		disk = math.NaN()
+// judgeCPU judges the mean of the last minute.
+func (h *sampler) judgeCPU(percent float64, now time.Time) {
+	minute := h.cpu.lastMinute()
+	if math.IsNaN(percent) {
+		minute = math.NaN()
 	}
-	return disk, h.responseTime, h.probeFailures
+	isMinuteBeginning := math.IsNaN(minute) && !math.IsNaN(percent)
+	if isMinuteBeginning { // the alarm stays as it is
+		h.cpuAlarm.isChanged = false
+		return
+	}
+	h.cpuAlarm.judge(minute, percentText("CPU", minute)+" over the last minute", now)
 }
 
-// readCPU returns the busy percentage since the last reading. It also returns that of the last
-// minute, or NaN until a minute has passed.
-func (h *sampler) readCPU(now time.Time) (percent, minute float64) {
-	times := readProc(h, "stat", parseStat, cpuTimes{})
-	if times == (cpuTimes{}) {
-		return math.NaN(), math.NaN()
-	}
-	times.read = now
-
-	if len(h.cpuHistory) > 0 {
-		last := h.cpuHistory[len(h.cpuHistory)-1]
-		busy := times.busySince(last)
-		if !math.IsNaN(busy) {
-			h.cpuPercent = busy
-		}
-	}
-
-	// Keeps one reading that is a minute old.
-	h.cpuHistory = append(h.cpuHistory, times)
-	for len(h.cpuHistory) > 1 && now.Sub(h.cpuHistory[1].read) >= time.Minute {
-		h.cpuHistory = h.cpuHistory[1:]
-	}
-	oldest := h.cpuHistory[0]
-	if now.Sub(oldest.read) < time.Minute {
-		return h.cpuPercent, math.NaN()
-	}
-	return h.cpuPercent, times.busySince(oldest)
+func percentText(name string, percent float64) string {
+	return fmt.Sprintf("%s at %.0f%%", name, math.Round(percent))
 }
 
-// readNetwork returns the rate of the interfaces that count since the last reading, in Mbps. It
-// returns NaN if none of them has two readings.
-func (h *sampler) readNetwork(now time.Time) float64 {
-	all := readProc(h, "net/dev", parseNetDev, nil)
-	before := h.interfaces
-	seconds := now.Sub(h.networkAt).Seconds()
-	h.interfaces = h.selectInterfaces(all)
-	h.networkAt = now
-	if seconds <= 0 {
+func (h *sampler) sampleCPU(now time.Time) float64 {
+	times, readAt, ok := h.stat.latest(now)
+	if !ok {
 		return math.NaN()
 	}
+	h.cpu.add(cpuReading{times: times, at: readAt})
+	return h.cpu.percent
+}
 
-	var total uint64
-	isMeasured := false
-	for name, count := range h.interfaces {
-		old, ok := before[name]
-		if !ok || count < old { // it is new, or its counters were reset
-			continue
-		}
-		total += count - old
-		isMeasured = true
-	}
-	if !isMeasured {
+func (h *sampler) sampleNetwork(now time.Time) float64 {
+	counts, readAt, ok := h.interfaces.latest(now)
+	if !ok {
 		return math.NaN()
 	}
-	return float64(total) * 8 / seconds / 1e6
+	h.network.add(counts, readAt)
+	return h.network.mbps
 }
 
-// virtualInterface finds interfaces that are neither hardware nor a container's link.
-var virtualInterface = regexp.MustCompile("^(lo$|docker|veth|br-|virbr|ifb|tun|tap)")
+// A source is a part of the host that is read in a goroutine of its own, because a read can hang:
+// lxcfs that is stopped, a FUSE mount, a dead network mount.
+type source[T any] struct {
+	name   string
+	log    *slog.Logger
+	now    func() time.Time
+	reader func() (T, error)
 
-// selectInterfaces keeps the interfaces with hardware. A container has none: there it keeps the
-// links.
-func (h *sampler) selectInterfaces(all map[string]uint64) map[string]uint64 {
-	virtualDir := h.sysRoot + "/devices/virtual/net/"
-	_, err := os.Lstat(virtualDir)
-	hasSys := err == nil
-
-	hardware, links := map[string]uint64{}, map[string]uint64{}
-	for name, count := range all {
-		_, err := os.Lstat(virtualDir + name)
-		isVirtual := err == nil
-		if hasSys && !isVirtual {
-			hardware[name] = count
-		}
-		if !virtualInterface.MatchString(name) {
-			links[name] = count
-		}
-	}
-	if len(hardware) > 0 {
-		return hardware
-	}
-	return links
+	mu        sync.Mutex // guards following
+	isReading bool
+	value     T         // the last one that could be read
+	readAt    time.Time // when that was; zero: never
+	err       error     // of the last read
+	isMissing bool      // the log says so
 }
 
-// readDisk has a loop of its own, because statfs(2) of a dead network mount never returns.
-func (h *sampler) readDisk(now time.Time) {
-	var fs syscall.Statfs_t
-	err := syscall.Statfs(h.disk, &fs)
-	h.noteSource("disk "+h.disk, err)
+func newSource[T any](name string, log *slog.Logger, now func() time.Time,
+	reader func() (T, error)) *source[T] {
+	return &source[T]{name: name, log: log, now: now, reader: reader}
+}
 
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.diskAt = now
-	h.diskPercent = math.NaN()
+// begin begins to read, unless a read still hangs. The channel is closed when the read is done, or
+// at once if there is none to wait for.
+func (src *source[T]) begin() <-chan struct{} {
+	done := make(chan struct{})
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	if src.isReading {
+		close(done)
+		return done
+	}
+
+	src.isReading = true
+	go func() { // not joined, because it may hang
+		defer close(done)
+		value, err := src.reader()
+		src.finish(value, err)
+	}()
+	return done
+}
+
+func (src *source[T]) finish(value T, err error) {
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	src.isReading = false
+	src.err = err
 	if err == nil {
-		h.diskPercent = usedPercent(float64(fs.Blocks), float64(fs.Bfree), float64(fs.Bavail))
+		src.value = value
+		src.readAt = src.now()
 	}
 }
 
-const probeTimeout = 2 * time.Second
+// latest returns the last value and the time of its reading, or false if that is too old. It logs
+// when a value begins to be missing, and when that is over.
+func (src *source[T]) latest(now time.Time) (value T, readAt time.Time, ok bool) {
+	const patience = 10 * time.Second
 
-// probeClient takes a redirect for the answer.
-var probeClient = http.Client{
-	Timeout:   probeTimeout,
-	Transport: &http.Transport{DisableKeepAlives: true},
-	CheckRedirect: func(*http.Request, []*http.Request) error {
-		return http.ErrUseLastResponse
-	},
-}
-
-// probeLoop measures the response time at each interval, until ctx is done.
-func (h *sampler) probeLoop(ctx context.Context) {
-	every(ctx, 0, h.interval, func(time.Time) { h.readProbe(ctx) })
-}
-
-func (h *sampler) readProbe(ctx context.Context) {
-	start := time.Now()
-	err := get(ctx, h.probeURL)
-	duration := time.Since(start)
-	if ctx.Err() != nil { // the end of the server is no failure of the probe
-		return
-	}
-	h.noteSource("probe", err)
-
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err != nil {
-		h.responseTime = math.NaN()
-		h.probeFailures++
-		return
-	}
-	h.responseTime = math.Ceil(duration.Seconds() * 1000)
-	h.probeFailures = 0
-}
-
-// get requests a URL and reads the whole answer. A status from 400 on is an error.
-func get(ctx context.Context, rawURL string) error {
-	req, err := http.NewRequestWithContext(ctx, "GET", rawURL, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := probeClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-
-	_, err = io.Copy(io.Discard, resp.Body)
-	if err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
-	}
-	if resp.StatusCode >= 400 {
-		return fmt.Errorf("the answer is %s", resp.Status)
-	}
-	return nil
-}
-
-// readProc reads and parses a file of /proc. If that fails it logs why and returns missing.
-func readProc[T any](h *sampler, name string, parse func(string) (T, error), missing T) T {
-	var value T
-	text, err := os.ReadFile(h.procRoot + "/" + name)
-	if err == nil {
-		value, err = parse(string(text))
-	}
-	h.noteSource(name, err)
-	if err != nil {
-		return missing
-	}
-	return value
-}
-
-// noteSource logs when a source begins to fail, and when that is over.
-func (h *sampler) noteSource(source string, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	wasFailing, isFailing := h.failing[source], err != nil
-	h.failing[source] = isFailing
-
-	if isFailing && !wasFailing {
-		h.log.Warn("metric missing", "source", source, "err", err)
-	}
-	if !isFailing && wasFailing {
-		h.log.Info("metric back", "source", source)
-	}
-}
-
-// An alarm turns a metric into a level. It goes on at one threshold and off below a lower one, so
-// that values near a threshold do not flap.
-type alarm struct {
-	name      string
-	cause     string // a format for the value
-	warning   threshold
-	critical  threshold
-	level     alarmLevel
-	isChanged bool   // by the last value
-	text      string // the level in words; "" while nothing is wrong
-}
-
-type threshold struct {
-	on, off float64
-}
-
-type alarmLevel int
-
-const (
-	levelOK alarmLevel = iota
-	levelWarning
-	levelCritical
-)
-
-func newAlarm(name, cause string, warningOn, warningOff, criticalOn, criticalOff float64) alarm {
-	return alarm{
-		name:     name,
-		cause:    cause,
-		warning:  threshold{on: warningOn, off: warningOff},
-		critical: threshold{on: criticalOn, off: criticalOff},
-	}
-}
-
-// judge sets the level for a value. NaN, which means that nothing was measured, does not change it.
-func (a *alarm) judge(value float64) {
-	a.isChanged = false
-	if math.IsNaN(value) {
-		if a.level != levelOK {
-			a.text = a.name + " cannot be measured any more"
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	isMissing := src.readAt.IsZero() || now.Sub(src.readAt) >= patience
+	if isMissing && !src.isMissing {
+		err := src.err
+		if src.isReading {
+			err = errors.New("the read hangs")
 		}
-		return
+		src.log.Warn("metric missing", "source", src.name, "err", err)
 	}
-
-	before := a.level
-	switch {
-	case a.critical.isOn(value, before == levelCritical):
-		a.level = levelCritical
-	case a.warning.isOn(value, before != levelOK):
-		a.level = levelWarning
-	default:
-		a.level = levelOK
+	if !isMissing && src.isMissing {
+		src.log.Info("metric back", "source", src.name)
 	}
-	a.isChanged = a.level != before
-
-	a.text = ""
-	if a.level != levelOK {
-		a.text = a.name + fmt.Sprintf(a.cause, math.Round(value))
-	}
+	src.isMissing = isMissing
+	return src.value, src.readAt, !isMissing
 }
 
-func (t threshold) isOn(value float64, wasOn bool) bool {
-	if wasOn {
-		return value >= t.off
-	}
-	return value >= t.on
-}
-
-// summarize returns the status of the worst alarm, and the texts of all that are on.
-func summarize(alarms []*alarm) (status, message string) {
-	worst := levelOK
-	var texts []string
-	for _, a := range alarms {
-		if a.level == levelOK {
-			continue
+// fileReader reads and parses a file of /proc.
+func fileReader[T any](name string, parse func(text string) (T, error)) func() (T, error) {
+	return func() (T, error) {
+		var none T
+		text, err := readFile(name)
+		if err != nil {
+			return none, err
 		}
-		worst = max(worst, a.level)
-		texts = append(texts, a.text)
+		return parse(text)
 	}
-
-	status, message = "critical", strings.Join(texts, "; ")
-	switch worst {
-	case levelOK:
-		status, message = "online", "System running normally"
-	case levelWarning:
-		status = "degraded"
-	}
-	return status, message
 }
 
-// changesOf returns an activity for each alarm whose level the last value has changed.
-func changesOf(alarms []*alarm, now time.Time) []activity {
-	var changes []activity
-	for _, a := range alarms {
-		if !a.isChanged {
-			continue
-		}
-		switch a.level {
-		case levelOK:
-			changes = append(changes, newActivity(now, "info", a.name+" back to normal"))
-		case levelWarning:
-			changes = append(changes, newActivity(now, "warning", a.text))
-		case levelCritical:
-			changes = append(changes, newActivity(now, "error", a.text))
-		}
+// readFile reads a file of which nobody knows what it is.
+func readFile(name string) (string, error) {
+	const maxSize = 4 << 20 // bytes; 10,000 interfaces have 1.2 MB
+
+	file, err := os.Open(name)
+	if err != nil {
+		return "", err
 	}
-	return changes
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxSize+1))
+	if err != nil {
+		return "", err
+	}
+	if len(text) > maxSize {
+		return "", fmt.Errorf("reading %s: it has more than %d bytes", name, maxSize)
+	}
+	return string(text), nil
 }
 
-// cpuTimes are the first counters of the first line of /proc/stat, in clock ticks. The other two,
-// guest and guest_nice, are in user and nice already (proc(5)).
+// cpuTimes are the first eight counters of /proc/stat, in clock ticks. The other two, guest and
+// guest_nice, are in user and nice already (proc(5)).
 type cpuTimes struct {
-	read                                                  time.Time
 	user, nice, system, idle, iowait, irq, softirq, steal uint64
+
+	cpus int // lines of single CPUs
 }
 
-// busySince returns the busy percentage since before, or NaN if no tick has passed.
-func (t cpuTimes) busySince(before cpuTimes) float64 {
-	idle := increase(t.idle, before.idle) + increase(t.iowait, before.iowait)
-	busy := increase(t.user, before.user) + increase(t.nice, before.nice) +
-		increase(t.system, before.system) + increase(t.irq, before.irq) +
-		increase(t.softirq, before.softirq) + increase(t.steal, before.steal)
-	return 100 * busy / (busy + idle)
+// parseStat reads the first line of /proc/stat, and counts the lines of single CPUs.
+func parseStat(text string) (cpuTimes, error) {
+	const least = 4 // counters: old kernels have no more
+
+	var t cpuTimes
+	counters := []*uint64{
+		&t.user, &t.nice, &t.system, &t.idle, &t.iowait, &t.irq, &t.softirq, &t.steal}
+	first, rest, _ := strings.Cut(text, "\n")
+	fields := strings.Fields(first)
+	if len(fields) < 1+least || fields[0] != "cpu" {
+		return cpuTimes{}, fmt.Errorf("parsing stat: %.80q has no CPU times", first)
+	}
+	for i, field := range fields[1:min(len(fields), 1+len(counters))] {
+		n, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return cpuTimes{}, fmt.Errorf("parsing stat: %.80q: %w", first, err)
+		}
+		*counters[i] = n
+	}
+
+	for _, line := range strings.Split(rest, "\n") {
+		if strings.HasPrefix(line, "cpu") {
+			t.cpus++
+		}
+	}
+	t.cpus = max(t.cpus, 1)
+	return t, nil
+}
+
+// A cpuReading is /proc/stat at a time of the monotonic clock.
+type cpuReading struct {
+	times cpuTimes
+	at    time.Time
+}
+
+// since returns the ticks that have passed since before, and how many of them the CPUs were busy.
+// Steal counts as busy. It returns false if the counters cannot be true: after a suspend, or when
+// a CPU went offline.
+func (r cpuReading) since(before cpuReading) (busy, total float64, ok bool) {
+	const (
+		ticksPerSecond = 100 // on all processors that Go knows
+		maxIdleStep    = 3 * ticksPerSecond
+	)
+	now, old := r.times, before.times
+
+	idle := increase(now.idle, old.idle) + increase(now.iowait, old.iowait)
+	busy = increase(now.user, old.user) + increase(now.nice, old.nice) +
+		increase(now.system, old.system) + increase(now.irq, old.irq) +
+		increase(now.softirq, old.softirq) + increase(now.steal, old.steal)
+	total = busy + idle
+
+	seconds := r.at.Sub(before.at).Seconds()
+	possible := (2*seconds + 1) * ticksPerSecond * float64(now.cpus)
+	hasIdleFallen := old.idle > now.idle && old.idle-now.idle > maxIdleStep
+	return busy, total, !hasIdleFallen && total <= possible
 }
 
 // increase is 0 if a counter has stepped back, as iowait does.
@@ -3003,54 +3085,97 @@ func increase(now, before uint64) float64 {
 	return float64(now - before)
 }
 
-// parseStat reads the first line of /proc/stat.
-func parseStat(text string) (cpuTimes, error) {
-	var t cpuTimes
-	_, err := fmt.Sscanf(text, "cpu %d %d %d %d %d %d %d %d",
-		&t.user, &t.nice, &t.system, &t.idle, &t.iowait, &t.irq, &t.softirq, &t.steal)
-	if err != nil {
-		return cpuTimes{}, fmt.Errorf("parsing stat: %.80q: %w", text, err)
+// A cpuMeter computes the load of the CPUs from one reading after another.
+type cpuMeter struct {
+	percent  float64      // since the reading before; NaN until there are two
+	readings []cpuReading // of the last minute, oldest first
+}
+
+func (m *cpuMeter) add(r cpuReading) {
+	if len(m.readings) == 0 {
+		m.readings = append(m.readings, r)
+		return
 	}
-	return t, nil
+	last := m.readings[len(m.readings)-1]
+	if r.at.Equal(last.at) { // it is no new reading
+		return
+	}
+
+	busy, total, ok := r.since(last)
+	if !ok {
+		m.readings = []cpuReading{r} // the minute begins anew
+		return
+	}
+	if total > 0 {
+		m.percent = 100 * busy / total
+	}
+
+	// Keeps one reading that is a minute old.
+	m.readings = append(m.readings, r)
+	for len(m.readings) > 1 && r.at.Sub(m.readings[1].at) >= time.Minute {
+		m.readings = m.readings[1:]
+	}
+}
+
+// lastMinute returns the busy percentage of the last minute, or NaN until that has passed.
+func (m *cpuMeter) lastMinute() float64 {
+	if len(m.readings) == 0 {
+		return math.NaN()
+	}
+	oldest, newest := m.readings[0], m.readings[len(m.readings)-1]
+	if newest.at.Sub(oldest.at) < time.Minute {
+		return math.NaN()
+	}
+	busy, total, ok := newest.since(oldest)
+	if !ok || total == 0 {
+		return math.NaN()
+	}
+	return 100 * busy / total
 }
 
 // parseMeminfo returns the percentage of memory in use.
 func parseMeminfo(text string) (float64, error) {
-	var total, available uint64
-	hasAvailable := false
+	kib := map[string]uint64{}
 	for _, line := range strings.Split(text, "\n") {
-		fmt.Sscanf(line, "MemTotal: %d kB", &total)
-		n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &available)
-		hasAvailable = hasAvailable || n == 1
+		name, value, _ := strings.Cut(line, ":")
+		number, _, _ := strings.Cut(strings.TrimSpace(value), " ")
+		n, err := strconv.ParseUint(number, 10, 64)
+		if err == nil {
+			kib[name] = n
+		}
 	}
-	if total == 0 || !hasAvailable || available > total {
-		return 0, errors.New("parsing meminfo: it lacks MemTotal or MemAvailable")
+	total := kib["MemTotal"]
+	if total == 0 {
+		return 0, errors.New("parsing meminfo: it has no MemTotal")
+	}
+	available, ok := availableMemory(kib)
+	if !ok {
+		return 0, errors.New("parsing meminfo: MemAvailable and MemFree make no sense")
 	}
 	return 100 * float64(total-available) / float64(total), nil
 }
 
-// parseNetDev returns the bytes received and sent, by interface.
-func parseNetDev(text string) (map[string]uint64, error) {
-	const received, sent = 0, 8 // columns after the colon
-
-	counts := map[string]uint64{}
-	for _, line := range strings.Split(text, "\n") {
-		name, counters, isInterface := strings.Cut(line, ":")
-		if !isInterface { // a heading
-			continue
-		}
-		fields := strings.Fields(counters)
-		if len(fields) <= sent {
-			return nil, fmt.Errorf("parsing net/dev: %q has too few columns", line)
-		}
-		rxBytes, rxErr := strconv.ParseUint(fields[received], 10, 64)
-		txBytes, txErr := strconv.ParseUint(fields[sent], 10, 64)
-		if rxErr != nil || txErr != nil {
-			return nil, fmt.Errorf("parsing net/dev: %q has no numbers", line)
-		}
-		counts[strings.TrimSpace(name)] = rxBytes + txBytes
+// availableMemory is MemAvailable. Where that is missing (WSL1, kernels before 3.14) or more than
+// all memory, it is about what the kernel would say or, where that makes no sense either, what is
+// free. The result is at most MemTotal.
+func availableMemory(kib map[string]uint64) (available uint64, ok bool) {
+	total := kib["MemTotal"]
+	available, ok = kib["MemAvailable"]
+	if ok && available <= total {
+		return available, true
 	}
-	return counts, nil
+
+	free, ok := kib["MemFree"]
+	if !ok || free > total {
+		return 0, false
+	}
+	cache := kib["Cached"] + kib["SReclaimable"]
+	cache -= min(cache, kib["Shmem"])
+	available = free + kib["Buffers"] + cache
+	if available <= total {
+		return available, true
+	}
+	return free, true
 }
 
 // parseUptime reads the first number of /proc/uptime, in seconds.
@@ -3065,10 +3190,491 @@ func parseUptime(text string) (time.Duration, error) {
 	return time.Duration(seconds * float64(time.Second)), nil
 }
 
-// usedPercent rounds up as df(1) does. It is NaN for a file system without blocks.
+// interfaceBytes are the counters of a network interface.
+type interfaceBytes struct {
+	received, sent uint64
+}
+
+// An interfaceSelector reads the interfaces that count.
+type interfaceSelector struct {
+	proc, sys string
+	log       *slog.Logger
+	hasLogged bool // a line that could not be read
+
+	names    []string // of all interfaces, sorted, when they were last selected
+	selected map[string]bool
+}
+
+// read returns the bytes received and sent by the interfaces that count. They are selected anew
+// only when the names change.
+func (sel *interfaceSelector) read() (map[string]interfaceBytes, error) {
+	text, err := readFile(sel.proc + "/net/dev")
+	if err != nil {
+		return nil, err
+	}
+	all, badLine := parseNetDev(text)
+	if badLine != "" && !sel.hasLogged {
+		sel.hasLogged = true
+		sel.log.Warn("interface left out", "source", "net/dev", "line", truncate(badLine, 80))
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("parsing net/dev: %.80q has no interface", text)
+	}
+
+	names := make([]string, 0, len(all))
+	for name := range all {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if !slices.Equal(names, sel.names) {
+		sel.names = names
+		sel.selected = sel.selectFrom(names)
+	}
+	maps.DeleteFunc(all, func(name string, _ interfaceBytes) bool { return !sel.selected[name] })
+	return all, nil
+}
+
+// parseNetDev returns the bytes received and sent, by interface. It leaves out what it cannot
+// read, and returns the first such line.
+func parseNetDev(text string) (counts map[string]interfaceBytes, badLine string) {
+	const rxColumn, txColumn = 0, 8 // after the colon
+
+	counts = map[string]interfaceBytes{}
+	for _, line := range strings.Split(text, "\n") {
+		colon := strings.LastIndexByte(line, ':') // a name may have colons, too
+		if colon < 0 {                            // a heading
+			continue
+		}
+		name := strings.TrimSpace(line[:colon])
+		fields := strings.Fields(line[colon+1:])
+		if len(fields) <= txColumn || name == "" {
+			if badLine == "" {
+				badLine = line
+			}
+			continue
+		}
+		rxBytes, rxErr := strconv.ParseUint(fields[rxColumn], 10, 64)
+		txBytes, txErr := strconv.ParseUint(fields[txColumn], 10, 64)
+		if rxErr != nil || txErr != nil {
+			if badLine == "" {
+				badLine = line
+			}
+			continue
+		}
+		counts[name] = interfaceBytes{received: rxBytes, sent: txBytes}
+	}
+	return counts, badLine
+}
+
+// selectFrom selects the interfaces with hardware. Where there are none (a container), it selects
+// those that hold a default route or, where there are none either, all but lo.
+func (sel *interfaceSelector) selectFrom(names []string) map[string]bool {
+	selected := map[string]bool{}
+	for _, name := range names {
+		_, err := os.Lstat(sel.sysPath(name, "device"))
+		if err == nil && !isLoopbackInterface(name) {
+			selected[name] = true
+		}
+	}
+	if len(selected) > 0 {
+		sel.dropDoubles(selected)
+		return selected
+	}
+
+	routes, _ := readFile(sel.proc + "/net/route") // without it there is no default route
+	for _, name := range defaultRoutes(routes) {
+		if slices.Contains(names, name) && !isLoopbackInterface(name) {
+			selected[name] = true
+		}
+	}
+	if len(selected) > 0 {
+		return selected
+	}
+
+	for _, name := range names {
+		selected[name] = !isLoopbackInterface(name)
+	}
+	return selected
+}
+
+func (sel *interfaceSelector) sysPath(name, file string) string {
+	return sel.sys + "/class/net/" + name + "/" + file
+}
+
+// isLoopbackInterface also knows the interface by which WSL2 reaches Windows.
+func isLoopbackInterface(name string) bool {
+	return name == "lo" || name == "loopback0"
+}
+
+// dropDoubles drops interfaces whose bytes another selected one counts, too: those with a selected
+// master (a cloud's virtual function), and those that ride on a selected one.
+func (sel *interfaceSelector) dropDoubles(selected map[string]bool) {
+	byIndex := map[string]string{}
+	for name := range selected {
+		byIndex[sel.sysValue(name, "ifindex")] = name
+	}
+
+	var doubles []string
+	for name := range selected {
+		master, _ := os.Readlink(sel.sysPath(name, "master"))
+		if selected[filepath.Base(master)] {
+			doubles = append(doubles, name)
+		}
+		lower := byIndex[sel.sysValue(name, "iflink")]
+		if lower != "" && lower != name {
+			doubles = append(doubles, name)
+		}
+	}
+	for _, name := range doubles {
+		delete(selected, name)
+	}
+}
+
+// sysValue returns the content of a file of an interface.
+func (sel *interfaceSelector) sysValue(name, file string) string {
+	text, err := readFile(sel.sysPath(name, file))
+	if err != nil {
+		return "none of " + name
+	}
+	return strings.TrimSpace(text)
+}
+
+// defaultRoutes returns the interfaces that hold a default route in /proc/net/route.
+func defaultRoutes(text string) []string {
+	const name, destination, mask, columns = 0, 1, 7, 8
+
+	var names []string
+	for _, line := range strings.Split(text, "\n") {
+		fields := strings.Fields(line)
+		if len(fields) < columns {
+			continue
+		}
+		if fields[destination] == "00000000" && fields[mask] == "00000000" {
+			names = append(names, fields[name])
+		}
+	}
+	return names
+}
+
+// A networkMeter computes the rate of the network from one reading after another.
+type networkMeter struct {
+	mbps   float64 // since the reading before; NaN until there are two
+	counts map[string]interfaceBytes
+	at     time.Time // of the last reading
+}
+
+func (m *networkMeter) add(counts map[string]interfaceBytes, at time.Time) {
+	seconds := at.Sub(m.at).Seconds()
+	if seconds == 0 { // it is no new reading
+		return
+	}
+	before := m.counts
+	m.counts = counts
+	m.at = at
+	m.mbps = math.NaN()
+	if seconds < 0 {
+		return
+	}
+
+	var total uint64
+	for name, now := range counts {
+		old, ok := before[name]
+		if !ok || now.received < old.received || now.sent < old.sent {
+			continue // it is new, or its counters were reset
+		}
+		total += now.received - old.received + now.sent - old.sent
+		m.mbps = float64(total) * 8 / seconds / 1e6
+	}
+}
+
+// diskUse is how full a file system is.
+type diskUse struct {
+	percent  float64
+	readOnly bool
+}
+
+func diskReader(path string) func() (diskUse, error) {
+	return func() (diskUse, error) {
+		const readOnly = 1 // ST_RDONLY, MNT_RDONLY
+
+		var fs syscall.Statfs_t
+		err := syscall.Statfs(path, &fs)
+		if err != nil {
+			return diskUse{}, err
+		}
+		percent := usedPercent(float64(fs.Blocks), float64(fs.Bfree), float64(int64(fs.Bavail)))
+		if math.IsNaN(percent) {
+			return diskUse{}, errors.New("the file system has no blocks")
+		}
+		return diskUse{percent: percent, readOnly: uint64(fs.Flags)&readOnly != 0}, nil
+	}
+}
+
+// usedPercent rounds up as df(1) does. What is available may be negative: over-quota and BSD
+// servers say so. It is NaN for a file system without blocks.
 func usedPercent(blocks, free, available float64) float64 {
-	used := blocks - free
-	return math.Ceil(100 * used / (used + available))
+	used := blocks - min(free, blocks)
+	return math.Ceil(100 * used / (used + max(available, 0)))
+}
+
+// A probe measures the response time of a URL.
+type probe struct {
+	url string
+	log *slog.Logger
+
+	mu        sync.Mutex // guards following
+	last      probeResult
+	isMissing bool // the log says so
+}
+
+type probeResult struct {
+	responseTime float64 // ms; NaN after a failure
+	failures     float64 // in a row
+	problem      string  // of the last failure, after "Health probe"
+}
+
+func newProbe(rawURL string, log *slog.Logger) *probe {
+	return &probe{url: rawURL, log: log, last: probeResult{responseTime: math.NaN()}}
+}
+
+func (p *probe) latest() probeResult {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last
+}
+
+// loop measures the response time regularly, until ctx is done.
+func (p *probe) loop(ctx context.Context) {
+	const interval = 2 * time.Second
+
+	every(ctx, 0, interval, func(time.Time) { p.measure(ctx) })
+}
+
+func (p *probe) measure(ctx context.Context) {
+	start := time.Now()
+	status, err := get(ctx, p.url)
+	duration := time.Since(start)
+	if ctx.Err() != nil { // the end of the server is no failure
+		return
+	}
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	result := probeResult{responseTime: math.NaN(), failures: p.last.failures + 1}
+	switch {
+	case err != nil && isOutOfFiles(err):
+		result.failures = p.last.failures // that says nothing about the URL
+		result.problem = p.last.problem
+	case err != nil:
+		result.problem = "does not answer"
+	case status >= 400:
+		result.problem = fmt.Sprintf("answers %d", status)
+		err = errors.New(result.problem)
+	default:
+		result = probeResult{responseTime: math.Ceil(duration.Seconds() * 1000)}
+	}
+	p.last = result
+
+	isMissing := math.IsNaN(result.responseTime)
+	if isMissing && !p.isMissing {
+		p.log.Warn("metric missing", "source", "probe", "err", err)
+	}
+	if !isMissing && p.isMissing {
+		p.log.Info("metric back", "source", "probe")
+	}
+	p.isMissing = isMissing
+}
+
+// isOutOfFiles tells whether err is for want of a descriptor. A name look-up hides that, so this
+// also tries to open a file.
+func isOutOfFiles(err error) bool {
+	file, openErr := os.Open(os.DevNull)
+	if openErr == nil {
+		file.Close()
+	}
+	for _, e := range []error{err, openErr} {
+		if errors.Is(e, syscall.EMFILE) || errors.Is(e, syscall.ENFILE) {
+			return true
+		}
+	}
+	return false
+}
+
+// probeClient takes a redirect for the answer.
+var probeClient = http.Client{
+	Timeout:   2 * time.Second,
+	Transport: &http.Transport{DisableKeepAlives: true},
+	CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	},
+}
+
+// get requests a URL and reads its answer, but not more than 1 MiB of it.
+func get(ctx context.Context, rawURL string) (status int, err error) {
+	const maxAnswer = 1 << 20 // bytes
+
+	req, err := http.NewRequestWithContext(ctx, "GET", rawURL, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := probeClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+
+	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return 0, fmt.Errorf("reading the answer: %w", err)
+	}
+	return resp.StatusCode, nil
+}
+
+// An alarm turns a metric into a level. It goes on at one threshold and off below a lower one, so
+// that values near a threshold do not flap.
+type alarm struct {
+	metric   string // its key in a snapshot
+	name     string
+	warning  threshold
+	critical threshold
+
+	level     alarmLevel
+	since     time.Time // of the last change of the level
+	isChanged bool      // by the last value
+	text      string    // what is wrong
+}
+
+type threshold struct {
+	on, off float64
+}
+
+type alarmLevel int
+
+const (
+	levelOK alarmLevel = iota
+	levelWarning
+	levelCritical
+)
+
+func newAlarm(metric, name string, warning, critical threshold) alarm {
+	return alarm{metric: metric, name: name, warning: warning, critical: critical}
+}
+
+// judge sets the level for a value, which the text shows. NaN does not change the level, because
+// nothing was measured.
+func (a *alarm) judge(value float64, text string, now time.Time) {
+	a.isChanged = false
+	if math.IsNaN(value) {
+		a.text = a.name + " cannot be measured any more"
+		return
+	}
+
+	before := a.level
+	switch {
+	case a.critical.isOn(value, before == levelCritical):
+		a.level = levelCritical
+	case a.warning.isOn(value, before != levelOK):
+		a.level = levelWarning
+	default:
+		a.level = levelOK
+	}
+	a.text = text
+	if a.level != before {
+		a.isChanged = true
+		a.since = now
+	}
+}
+
+func (t threshold) isOn(value float64, wasOn bool) bool {
+	if wasOn {
+		return value >= t.off
+	}
+	return value >= t.on
+}
+
+// summarize returns the status of the worst alarm. The message names all that are on, worst first.
+func summarize(alarms []*alarm, now time.Time) (status, message string) {
+	critical := textsOf(alarms, levelCritical, now)
+	warning := textsOf(alarms, levelWarning, now)
+	if len(critical)+len(warning) > 1 {
+		for i, text := range critical {
+			critical[i] = "Critical: " + text
+		}
+		for i, text := range warning {
+			warning[i] = "Warning: " + text
+		}
+	}
+
+	switch {
+	case len(critical) > 0:
+		status = "critical"
+	case len(warning) > 0:
+		status = "degraded"
+	default:
+		return "online", "System running normally"
+	}
+	return status, strings.Join(append(critical, warning...), "; ")
+}
+
+// textsOf returns the texts of the alarms with that level.
+func textsOf(alarms []*alarm, level alarmLevel, now time.Time) []string {
+	var texts []string
+	for _, a := range alarms {
+		if a.level == level {
+			texts = append(texts, a.text+", since "+formatSince(a.since, now))
+		}
+	}
+	return texts
+}
+
+// formatSince leaves out the date where it is that of now.
+func formatSince(since, now time.Time) string {
+	if since.Format(time.DateOnly) == now.Format(time.DateOnly) {
+		return since.Format(time.TimeOnly)
+	}
+	return since.Format(time.DateTime)
+}
+
+// changesOf returns an activity for each alarm whose level the last value has changed.
+func changesOf(alarms []*alarm, now time.Time) []activity {
+	var changes []activity
+	for _, a := range alarms {
+		if !a.isChanged {
+			continue
+		}
+		switch a.level {
+		case levelOK:
+			changes = append(changes, newActivity(now, "success", a.name+" back to normal"))
+		case levelWarning:
+			changes = append(changes, newActivity(now, "warning", a.text))
+		case levelCritical:
+			changes = append(changes, newActivity(now, "error", a.text))
+		}
+	}
+	return changes
+}
+
+// An alarmReply is an alarm as /dashboard/history shows it.
+type alarmReply struct {
+	Metric string `json:"metric"`
+	Level  string `json:"level"` // warning or critical
+	Since  int64  `json:"since"` // Unix ms
+}
+
+// describeAlarms describes the alarms that are on.
+func describeAlarms(alarms []*alarm) []alarmReply {
+	replies := []alarmReply{}
+	for _, a := range alarms {
+		if a.level == levelOK {
+			continue
+		}
+		reply := alarmReply{Metric: a.metric, Level: "warning", Since: a.since.UnixMilli()}
+		if a.level == levelCritical {
+			reply.Level = "critical"
+		}
+		replies = append(replies, reply)
+	}
+	return replies
 }
 
 // A config holds the settings. -h explains each of them.
@@ -3380,6 +3986,16 @@ func localURL(listener net.Listener) string {
 		host = fmt.Sprintf("localhost:%d", addr.Port)
 	}
 	u := url.URL{Scheme: "http", Host: host} // escapes the zone of an IPv6 address
+	return u.String()
+}
+
+// probeURL is /health by address, because the name localhost may be unknown.
+func probeURL(listener net.Listener) string {
+	addr := *listener.Addr().(*net.TCPAddr)
+	if addr.IP.IsUnspecified() {
+		addr.IP = net.IPv4(127, 0, 0, 1)
+	}
+	u := url.URL{Scheme: "http", Host: addr.String(), Path: "/health"}
 	return u.String()
 }
 

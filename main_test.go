@@ -87,9 +87,9 @@ func TestShutdownEndsBroadcastsBeforeAnySnapshot(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		id, streams := s.broadcast("test")
-		if id != 0 || streams != 0 {
-			t.Errorf("the broadcast returns %d, %d, want zeros", id, streams)
+		e := s.broadcast("test")
+		if e != nil {
+			t.Errorf("the broadcast returns event %d, want none", e.id)
 		}
 	}()
 
@@ -391,14 +391,16 @@ func (l addrListener) Addr() net.Addr { return &l.addr }
 
 func TestListenerURLIsOfThisMachine(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct{ ip, zone, want string }{
-		{"127.0.0.1", "", "http://127.0.0.1:3001"},
-		{"10.0.0.1", "", "http://10.0.0.1:3001"},
-		{"0.0.0.0", "", "http://localhost:3001"},
-		{"::", "", "http://localhost:3001"},
-		{"::1", "", "http://[::1]:3001"},
-		{"fe80::1", "lo", "http://[fe80::1%25lo]:3001"},
-		{"fe80::1", "a b%", "http://[fe80::1%25a%20b%25]:3001"},
+	for _, test := range []struct{ ip, zone, want, probe string }{
+		{"127.0.0.1", "", "http://127.0.0.1:3001", "http://127.0.0.1:3001/health"},
+		{"10.0.0.1", "", "http://10.0.0.1:3001", "http://10.0.0.1:3001/health"},
+		// The name localhost may be unknown.
+		{"0.0.0.0", "", "http://localhost:3001", "http://127.0.0.1:3001/health"},
+		{"::", "", "http://localhost:3001", "http://127.0.0.1:3001/health"},
+		{"::1", "", "http://[::1]:3001", "http://[::1]:3001/health"},
+		{"fe80::1", "eth0", "http://[fe80::1%25eth0]:3001", "http://[fe80::1%25eth0]:3001/health"},
+		{"fe80::1", "a b%", "http://[fe80::1%25a%20b%25]:3001",
+			"http://[fe80::1%25a%20b%25]:3001/health"},
 	} {
 		addr := net.TCPAddr{IP: net.ParseIP(test.ip), Zone: test.zone, Port: 3001}
 		listener := addrListener{addr: addr}
@@ -406,9 +408,9 @@ func TestListenerURLIsOfThisMachine(t *testing.T) {
 			t.Errorf("the URL of %v is %q, want %q", &addr, got, test.want)
 		}
 		s := newSSEServer(testConfig(t), listener, noLog())
-		r, err := http.NewRequest("GET", s.sampler.probeURL, nil)
-		if err != nil || r.URL.Port() != "3001" || r.URL.Path != "/health" {
-			t.Errorf("the probe of %v asks %q, %v", &addr, s.sampler.probeURL, err)
+		r, err := http.NewRequest("GET", s.sampler.probe.url, nil)
+		if err != nil || r.URL.Port() != "3001" || s.sampler.probe.url != test.probe {
+			t.Errorf("the probe of %v asks %q, %v", &addr, s.sampler.probe.url, err)
 		}
 	}
 }
@@ -451,22 +453,31 @@ func TestBroadcastIntervalZeroWaitsForTrigger(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		interval   string
-		broadcasts uint64 // by a tick
+		sampled    time.Duration
+		isPeriodic bool
 	}{
-		{"1s", 1},
-		{"0", 0},
+		{"0", 20 * time.Millisecond, false},
+		{"1h", 20 * time.Millisecond, false},
+		{"50ms", 50 * time.Millisecond, true}, // each sample
+		{"50ms", time.Hour, true},
 	}
 	for _, test := range tests {
-		s := testReadyServer(t, "-interval", test.interval)
-		before := s.totals.broadcasts
-		later := time.Now().Add(time.Hour)
-		s.tick(later)
-		if got := s.totals.broadcasts - before; got != test.broadcasts {
-			t.Errorf("at %s a tick makes %d broadcasts, want %d", test.interval, got, test.broadcasts)
+		idle := testServer(t, "-interval", test.interval)
+		idle.sampler.interval = test.sampled
+		s := serve(t, idle)
+		s.waitForSnapshot(t)
+		if test.isPeriodic {
+			eventually(t, "there are more broadcasts", func() bool { return s.debug(t).Broadcasts > 3 })
+			continue
 		}
+
 		// The host is read all the same.
-		if got := s.board.view(time.Now()).metrics.time; !got.Equal(later) {
-			t.Errorf("at %s the host was read at %v, want %v", test.interval, got, later)
+		first := s.board.view(time.Now()).metrics.time
+		eventually(t, "the host is read again and again", func() bool {
+			return s.board.view(time.Now()).metrics.time.Sub(first) >= 5*test.sampled
+		})
+		if got := s.debug(t).Broadcasts; got != 1 {
+			t.Errorf("at %s there are %d broadcasts, want 1", test.interval, got)
 		}
 	}
 }
@@ -1437,8 +1448,8 @@ func TestConfigHidesThePasswordOfTheProbe(t *testing.T) {
 
 	cfg := testConfig(t, "-probe", "http://user:secret@host/?a=b@c")
 	s := testServerOf(t, cfg)
-	if s.sampler.probeURL != "http://user:secret@host/?a=b@c" {
-		t.Errorf("the URL of the probe is %q", s.sampler.probeURL)
+	if s.sampler.probe.url != "http://user:secret@host/?a=b@c" {
+		t.Errorf("the URL of the probe is %q", s.sampler.probe.url)
 	}
 	shown := fmt.Sprint(s.config.settings, s.config.changed)
 	if strings.Contains(shown, "secret") || !strings.Contains(shown, "@host/?a=b@c") {
@@ -1783,7 +1794,7 @@ func TestLogHeartbeatIsInfoWhileWatched(t *testing.T) {
 func TestLogBroadcastIsInfoUnlessPeriodic(t *testing.T) {
 	t.Parallel()
 	s, lines := testLoggedServer(t)
-	s.readHost(time.Now())
+	s.readHost()
 	close(s.firstReady)
 	request := func(method, path string) {
 		r := httptest.NewRequest(method, "http://localhost"+path, strings.NewReader(`{"message":"x"}`))
@@ -1975,10 +1986,53 @@ func TestListenerLooksForUnreadInput(t *testing.T) {
 	if got := l.conns[conn].waits; got != 0 {
 		t.Errorf("with unread input the server has waited for %d looks, want 0", got)
 	}
+	l.conns[conn].isActive = true
+	l.look()
+	if got := l.conns[conn].waits; got != 1 {
+		t.Errorf("an active connection with unread input has waited for %d looks, want 1", got)
+	}
+	l.conns[conn] = &connState{}
 	io.ReadFull(conn, make([]byte, len("GET")))
 	l.look()
 	l.look()
 	if got := l.conns[conn].waits; got != 2 {
 		t.Errorf("after two looks without input the server has waited for %d", got)
+	}
+}
+
+func TestListenerClosesTheSilentAtShutdown(t *testing.T) {
+	t.Parallel()
+	l := newLimitedListener(nil, 3)
+	silent, active := &fakeConn{}, &fakeConn{}
+	talking, client := tcpPair(t)
+	io.WriteString(client, "GET")
+	eventually(t, "there is input", func() bool { return hasInput(talking) })
+	l.noteState(silent, http.StateNew)
+	l.noteState(active, http.StateActive)
+	l.noteState(talking, http.StateNew)
+
+	l.closeSilent()
+	if !silent.isClosed || active.isClosed || !hasInput(talking) {
+		t.Errorf("silent closed: %v, active closed: %v, talking has input: %v",
+			silent.isClosed, active.isClosed, hasInput(talking))
+	}
+}
+
+func TestListenerFullEndsKeepAlive(t *testing.T) {
+	t.Parallel()
+	s := testServer(t)
+	ask := func() string {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/health", nil))
+		return w.Header().Get("Connection")
+	}
+	if got := ask(); got != "" {
+		t.Errorf("with room Connection is %q", got)
+	}
+	for i := 0; i < s.listener.share; i++ {
+		s.listener.noteState(&fakeConn{}, http.StateActive)
+	}
+	if got := ask(); got != "close" {
+		t.Errorf("without room Connection is %q, want close", got)
 	}
 }

@@ -147,12 +147,17 @@ func TestEventIDsIncreaseWhateverTheClockDoes(t *testing.T) {
 func TestEventIDsAndRatesSurviveClockSteps(t *testing.T) {
 	t.Parallel()
 	s := testServer(t)
-	now := time.Now().Round(0)
+	h := newTestHost(t)
+	s.sampler = h.sampler
 	var last int64
-	for _, step := range []time.Duration{0, time.Second, -time.Hour, time.Millisecond,
+	for i, step := range []time.Duration{0, time.Second, -time.Hour, time.Millisecond,
 		24 * time.Hour, -24 * time.Hour, 2 * time.Second} {
-		now = now.Add(step)
-		s.readHost(now)
+		h.clock.advance(step)
+		write(t, h.proc+"/net/dev", netDev(i*1_250_000, "eth0"))
+		write(t, h.proc+"/stat", busyStat(1000+10*i, 5000+10*i))
+		h.measure(t)
+		now := h.clock.now()
+		s.readHost()
 		id := s.publish(now).id
 		if id <= last {
 			t.Errorf("after a step of %v id %d follows %d", step, id, last)

@@ -46,7 +46,7 @@ if ! printf 'int main(void){return 0;}' | ${CC:-cc} -x c -o "$tmp/cc" - 2>/dev/n
 	skip "the race detector: there is no C compiler"
 fi
 say "unit tests $race"
-run "unit tests" $race -timeout 5m . ./goclient
+run "unit tests" $race -p 1 -timeout 5m . ./goclient # one by one: some compare times
 say "smoke test"
 e2e/smoke.sh
 

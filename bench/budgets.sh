@@ -64,7 +64,7 @@ no_streams() { # NAME PROGRAM: time from start to first event, then CPU and memo
 "${CC:-cc}" -O2 -o "$tmp/baseline" bench/baseline.c
 for build in $builds; do [ -x "${build#*=}" ] || fail "${build#*=} is not a program"; done
 for run in $(seq "$runs"); do
-	fan_out baseline 0 /stream /publish 0 "$tmp/baseline" "$port" 453 # as many bytes as sse-server sends
+	fan_out baseline 0 /stream /publish 0 "$tmp/baseline" "$port" 460 # as many bytes as sse-server sends
 	for row in one-core:0:0 stalled:0:$((streams / 10)) two-cores:0,1:0; do
 		cores=${row#*:}
 		for build in $builds; do

@@ -129,8 +129,10 @@ func TestAlarmIsShownInWords(t *testing.T) {
 	if want := []string{"error", "warning"}; !slices.Equal(levels, want) {
 		t.Errorf("the levels in words are %q, want %q", levels, want)
 	}
-	if got := p.activities(); !regexp.MustCompile(`\([3-9] in a row`).MatchString(got[0]) {
-		t.Errorf("the newest activity is not first: %q", got)
+	for _, got := range p.activities() {
+		if !strings.HasSuffix(got, "Health probe answers 500") {
+			t.Errorf("an activity is %q", got)
+		}
 	}
 }
 
@@ -155,7 +157,8 @@ func TestHistoryIsDrawnAtOnceAndContinued(t *testing.T) {
 	if d := time.UnixMilli(first[len(first)-1].Time).Sub(time.UnixMilli(before.Samples[len(before.Samples)-1].Time)); d > 5*time.Second {
 		t.Errorf("the history was there after %v", d)
 	}
-	for _, want := range before.Samples {
+	done := before.Samples[:len(before.Samples)-1] // the newest slot may have got more
+	for _, want := range done {
 		i := slices.IndexFunc(first, func(got point) bool { return got.Time == want.Time })
 		if i < 0 || number(first[i].CPU) != number(want.CPU) || number(first[i].Memory) != number(want.Memory) {
 			t.Errorf("the page lacks the sample of %d: it has %d of %d", want.Time, len(first), len(before.Samples))
@@ -465,24 +468,26 @@ func TestTimesAreTheServers(t *testing.T) {
 	}
 }
 
-func TestLinesShowAnOldSnapshotAtItsTime(t *testing.T) {
+// The host is read more often than its snapshots are sent, and the history tells.
+func TestLinesShowWhatRareSnapshotsLeaveOut(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "1h")
 	s.follow(t)
-	time.Sleep(4 * time.Second)
+	var history struct{ Samples []point }
+	eventually(t, "some history", func() bool {
+		get(t, s.url+"/dashboard/history", &history)
+		return len(history.Samples) >= 3
+	})
 	p := open(t, s.url+"/")
 	p.waitFor("shared.counted > 0")
-	if got := eval[float64](p, "serverNow() - points.at(-1).time"); got < 4000 {
-		t.Errorf("a snapshot of 4 s ago is drawn as %v ms old", got)
-	}
-	// Triggers send its figures again, and measure nothing.
-	for i := 0; i < 2; i++ {
-		time.Sleep(2100 * time.Millisecond)
-		p.do(chromedp.Click(chromedp.CSS("#test")))
-	}
+	p.waitFor("points.length >= 3")
+
+	// A trigger sends the newest metrics, which are one point at most.
+	before := len(p.points())
+	p.do(chromedp.Click(chromedp.CSS("#test")))
 	p.waitFor(`document.querySelector("#activities li")`)
-	if got := len(p.points()); got != 1 {
-		t.Errorf("after two triggers the lines have %d points, want 1", got)
+	if got := len(p.points()); got > before+2 {
+		t.Errorf("after a trigger the lines have %d points, and had %d", got, before)
 	}
 }
 
@@ -627,9 +632,9 @@ func TestReadmePageShowsTheStream(t *testing.T) {
 	proxy, broken := s.inFrontOfStream(t)
 	stream = proxy.URL
 	p := open(t, other.URL)
-	p.waitFor(`document.querySelector("#status").textContent.startsWith("critical: Health probe failed")`)
-	p.waitFor(`/^CPU \d+%, memory \d+%, response N\/A$/.test(document.querySelector("#figures").textContent)`)
-	p.waitFor(`[...document.querySelectorAll("#activities .activity-error")].some((e) => /[3-9] in a row/.test(e.textContent))`)
+	p.waitFor(`document.querySelector("#status").textContent.startsWith("critical: Health probe answers 500, since ")`)
+	p.waitFor(`/^CPU \d+%, memory \d+%, response N\/A$/.test(document.querySelector("#metrics").textContent)`)
+	p.waitFor(`[...document.querySelectorAll("#activities .activity-error")].some((e) => /answers 500/.test(e.textContent))`)
 	p.mayFail()
 	broken.Store(true)
 	proxy.CloseClientConnections()
