@@ -140,10 +140,12 @@ type SSEServer struct {
 	sweeper    sweeper
 	streamLog  streamLog
 
-	// newest is nil while the board has nothing to show.
+	// newest is nil while the board has nothing to show. nextCause is that of the next broadcast,
+	// if it is not just due.
 	newest     atomic.Pointer[event]
 	lastID     atomic.Int64
 	heartbeats atomic.Uint64 // due since the start
+	nextCause  atomic.Pointer[string]
 
 	publishing sync.Mutex    // one event at a time
 	firstReady chan struct{} // closed after the first reading of the host, or at a shutdown before
@@ -366,6 +368,9 @@ const minInterval = 50 * time.Millisecond
 // them makes at most one per minInterval. It returns nil if there was nothing to show. The cause
 // is for the log.
 func (s *SSEServer) broadcast(cause string) *event {
+	if cause != causeInterval {
+		s.nextCause.Store(&cause)
+	}
 	before := s.lastID.Load()
 	<-s.firstReady
 	s.publishing.Lock()
@@ -381,12 +386,12 @@ func (s *SSEServer) broadcast(cause string) *event {
 	if newest != nil {
 		time.Sleep(minInterval - time.Since(newest.time))
 	}
-	return s.publishLocked(time.Now(), cause)
+	return s.publishLocked(time.Now())
 }
 
 // publishLocked makes the next event and offers it to each stream. It returns nil if there is
 // nothing to show. The caller holds publishing.
-func (s *SSEServer) publishLocked(now time.Time, cause string) *event {
+func (s *SSEServer) publishLocked(now time.Time) *event {
 	// The id is stored before the snapshot is taken: see broadcast.
 	id := max(s.lastID.Load()+1, now.UnixMilli())
 	s.lastID.Store(id)
@@ -409,7 +414,7 @@ func (s *SSEServer) publishLocked(now time.Time, cause string) *event {
 	s.totals.broadcastTime += duration
 	s.mu.Unlock()
 
-	s.logBroadcast(e, cause, duration)
+	s.logBroadcast(e, duration)
 	return e
 }
 
@@ -658,10 +663,12 @@ func (s *SSEServer) logStart() {
 // causeInterval is the cause of broadcasts that nothing but time has caused.
 const causeInterval = "interval"
 
-func (s *SSEServer) logBroadcast(e *event, cause string, duration time.Duration) {
-	logLevel := slog.LevelInfo
-	if cause == causeInterval {
-		logLevel = slog.LevelDebug
+// logBroadcast names the cause of those that share the event, unless it was just due.
+func (s *SSEServer) logBroadcast(e *event, duration time.Duration) {
+	logLevel, cause := slog.LevelDebug, causeInterval
+	next := s.nextCause.Swap(nil)
+	if next != nil {
+		logLevel, cause = slog.LevelInfo, *next
 	}
 	s.log.Log(context.Background(), logLevel, "broadcast",
 		"cause", cause, "id", e.id, "streams", e.streams, "duration", duration)
@@ -1923,7 +1930,8 @@ func (s *SSEServer) serveHistory(w http.ResponseWriter, r *http.Request) {
 		var err error
 		after, err = strconv.ParseInt(query, 10, 64)
 		if err != nil {
-			s.reject(w, r, newRejection(400, "The parameter after must be a time in Unix milliseconds."))
+			s.reject(w, r, newRejection(400,
+				"The parameter after must be a time in Unix milliseconds."))
 			return
 		}
 	}
@@ -2185,7 +2193,8 @@ func (a access) check(r *http.Request) *rejection {
 
 	// A page may have a name that someone else made resolve to 127.0.0.1.
 	if a.onLoopback && !a.knowsHost(r.Host) {
-		return newRejection(403, "The server is not known by that host name: add its origin to -origins.")
+		return newRejection(403,
+			"The server is not known by that host name: add its origin to -origins.")
 	}
 	// A link to the page is harmless.
 	if r.URL.Path != "/" && !a.isFromAllowedPage(r) {
@@ -2206,7 +2215,8 @@ func (a access) check(r *http.Request) *rejection {
 		return nil
 	}
 	if !a.hasToken(r) {
-		return newRejection(401, "Send the server's token: Authorization: Bearer, or as the password.")
+		return newRejection(401,
+			"Send the server's token: Authorization: Bearer, or as the password.")
 	}
 	return nil
 }

@@ -2036,3 +2036,28 @@ func TestListenerFullEndsKeepAlive(t *testing.T) {
 		t.Errorf("without room Connection is %q, want close", got)
 	}
 }
+
+// The trigger shares an event that is begun because of the time.
+func TestLogNamesTheCauseOfASharedEvent(t *testing.T) {
+	t.Parallel()
+	s, lines := testLoggedServer(t)
+	close(s.firstReady)
+	s.board.update(metrics{time: time.Now()}, nil)
+
+	s.publishing.Lock()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.broadcast("trigger")
+	}()
+	eventually(t, "the trigger waits", func() bool { return s.nextCause.Load() != nil })
+	time.Sleep(10 * time.Millisecond) // it has read the id by then, or makes an event of its own
+	s.publishLocked(time.Now())
+	s.publishing.Unlock()
+	<-ended
+
+	got := strings.Join(lines.take(), "\n")
+	if !strings.Contains(got, "level=INFO msg=broadcast cause=trigger") {
+		t.Errorf("the log is %q", got)
+	}
+}

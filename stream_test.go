@@ -1540,7 +1540,7 @@ func BenchmarkBroadcast(b *testing.B) {
 func (s *SSEServer) publish(now time.Time) *event {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
-	return s.publishLocked(now, "test")
+	return s.publishLocked(now)
 }
 
 const gzipRequest = "GET /dashboard/stream HTTP/1.1\r\nHost: localhost\r\n" +
