@@ -487,3 +487,26 @@ func TestSampleIntervalFollowsBroadcasts(t *testing.T) {
 		}
 	}
 }
+
+// A time-out takes as long as the interval, so a success can follow it at once.
+func TestProbeFailureIsSeenInSpiteOfASuccess(t *testing.T) {
+	t.Parallel()
+	fails := true
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if fails {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}))
+	defer app.Close()
+	p := newProbe(app.URL, noLog())
+	p.measure(context.Background())
+	fails = false
+	p.measure(context.Background())
+
+	if got := p.latest(); got.failures != 1 || got.problem != "answers 500" {
+		t.Errorf("the first result is %+v", got)
+	}
+	if got := p.latest(); got.failures != 0 || math.IsNaN(got.responseTime) {
+		t.Errorf("the second result is %+v", got)
+	}
+}

@@ -575,7 +575,7 @@ func TestHostNetworkLosesOnlyTheOddLine(t *testing.T) {
 		{"  eth1:100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "eth1", false, 120},
 		{"ibr10:30: 100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "ibr10:30", false, 120},
 		{"ibr10:30:100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0", "ibr10:30", false, 120},
-		{"  eth1: 100 1 0 0 0 0 0 0 20", "eth1", false, 120},
+		{"  eth1: 100 1 0 0 0 0 0 0 20", "", true, 0},
 		{"  eth1: 100 1 0 0 0 0 0 0 20 1 0 0 0 0 0 0 7 8 9", "eth1", false, 120},
 		{"  eth1: 100 1 0 0 0 0", "", true, 0},
 		{"  eth1: 100 1 0 0 0 0 0 0", "", true, 0},
@@ -696,7 +696,7 @@ func FuzzParseMeminfo(f *testing.F) {
 
 func FuzzParseNetDev(f *testing.F) {
 	seed(f, "net/dev")
-	f.Add("ibr10:30: 0 0 0 0 0 0 0 0 0\n", "ibr10:30:18446744073709551615 0 0 0 0 0 0 0 9\n")
+	f.Add("ibr10:30: 0 0 0 0 0 0 0 0 0 0\n", "ibr10:30:18446744073709551615 0 0 0 0 0 0 0 9 0\n")
 	f.Fuzz(func(t *testing.T, before, after string) {
 		m := networkMeter{mbps: math.NaN()}
 		now := time.Now()
@@ -959,5 +959,28 @@ func symlink(t testing.TB, target, path string) {
 	err := os.Symlink(target, path)
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The host was stopped for five minutes, and was busy in them.
+func TestHostMinuteBeginsAnewAfterAPause(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	at := func(seconds int, busy, idle uint64) cpuReading {
+		times := cpuTimes{user: busy, idle: idle, cpus: 1}
+		return cpuReading{times: times, at: start.Add(time.Duration(seconds) * time.Second)}
+	}
+	m := cpuMeter{percent: math.NaN()}
+	m.add(at(0, 0, 0))
+	m.add(at(300, 30000, 0))
+	m.add(at(302, 30000, 200))
+	if got := m.lastMinute(); !math.IsNaN(got) {
+		t.Errorf("after the pause the minute's mean is %v", got)
+	}
+	for seconds := 304; seconds <= 362; seconds += 2 {
+		m.add(at(seconds, 30000, uint64(seconds-300)*100))
+	}
+	if got := m.lastMinute(); got != 0 {
+		t.Errorf("a minute later the mean is %v, want 0", got)
 	}
 }

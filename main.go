@@ -1905,7 +1905,8 @@ func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
 	}
 
 	test := newTestActivity(time.Now())
-	if s.board.source() == sourceHost {
+	isAdded := s.board.source() == sourceHost
+	if isAdded {
 		s.board.add(test)
 	}
 	e := s.broadcast("trigger")
@@ -1916,8 +1917,10 @@ func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
 
 	message := "Test broadcast sent"
 	if e.source != sourceHost {
-		s.board.takeOff(test)
 		message = "External snapshot sent again"
+	}
+	if e.source != sourceHost && isAdded { // in the meantime an external snapshot was put
+		s.board.takeOff(test)
 	}
 	writeJSON(w, map[string]any{"id": e.id, "message": message, "streams": e.streams})
 }
@@ -2405,22 +2408,25 @@ func (b *board) sourceLocked() string {
 
 // update puts the newest metrics of the host and the changes of its alarms on the board.
 func (b *board) update(m metrics, changes []activity) {
-	for _, a := range changes {
-		b.add(a)
-	}
-
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, a := range changes {
+		b.addLocked(a)
+	}
 	b.metrics = m
 	b.history = addToHistory(b.history, m)
 }
 
 // add puts an activity before the recent ones. Consecutive test broadcasts become one.
 func (b *board) add(a activity) {
-	const maxActivities = 10
-
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.addLocked(a)
+}
+
+func (b *board) addLocked(a activity) {
+	const maxActivities = 10
+
 	if a.isTest && len(b.activities) > 0 && b.activities[0].isTest {
 		b.activities = b.activities[1:]
 	}
@@ -2434,7 +2440,7 @@ func (b *board) takeOff(a activity) {
 	defer b.mu.Unlock()
 	i := slices.Index(b.activities, a)
 	if i >= 0 {
-		b.activities = slices.Delete(slices.Clone(b.activities), i, i+1)
+		b.activities = slices.Delete(b.activities, i, i+1)
 	}
 }
 
@@ -2521,7 +2527,7 @@ func addToHistory(history []slot, m metrics) []slot {
 	for len(history) > 0 && history[0].start <= start-span {
 		history = history[1:]
 	}
-	// After a step back of the clock, slots of the future would stay for ever.
+	// If the clock stepped back, drop the slots that are now in the future.
 	for len(history) > 0 && history[len(history)-1].start > start {
 		history = history[:len(history)-1]
 	}
@@ -2813,8 +2819,8 @@ func sampleInterval(broadcastInterval time.Duration) time.Duration {
 	return max(minSampleInterval, min(broadcastInterval, maxSampleInterval))
 }
 
-// read reads each source. It waits for them, so that the metrics are those of now, but not longer
-// than a moment.
+// read starts a read of each source and waits for all of them together, but at most 100 ms. Then
+// sample uses what each source has read last.
 func (h *sampler) read() {
 	const patience = 100 * time.Millisecond
 
@@ -2883,13 +2889,15 @@ func (h *sampler) sample() (metrics, []activity) {
 
 // judgeCPU judges the mean of the last minute.
 func (h *sampler) judgeCPU(percent float64, now time.Time) {
-	minute := h.cpu.lastMinute()
 	if math.IsNaN(percent) {
-		minute = math.NaN()
+		h.cpuAlarm.judge(math.NaN(), "", now)
+		return
 	}
-	isMinuteBeginning := math.IsNaN(minute) && !math.IsNaN(percent)
-	if isMinuteBeginning { // the alarm stays as it is
+
+	minute := h.cpu.lastMinute()
+	if math.IsNaN(minute) { // it begins anew, and the alarm stays
 		h.cpuAlarm.isChanged = false
+		h.cpuAlarm.text = "CPU is measured anew for a minute"
 		return
 	}
 	h.cpuAlarm.judge(minute, percentText("CPU", minute)+" over the last minute", now)
@@ -2930,7 +2938,8 @@ type source[T any] struct {
 	value     T         // the last one that could be read
 	readAt    time.Time // when that was; zero: never
 	err       error     // of the last read
-	isMissing bool      // the log says so
+
+	missingLogged bool // "metric missing" was logged, "metric back" not yet
 }
 
 func newSource[T any](name string, log *slog.Logger, now func() time.Time,
@@ -2977,17 +2986,17 @@ func (src *source[T]) latest(now time.Time) (value T, readAt time.Time, ok bool)
 	src.mu.Lock()
 	defer src.mu.Unlock()
 	isMissing := src.readAt.IsZero() || now.Sub(src.readAt) >= patience
-	if isMissing && !src.isMissing {
+	if isMissing && !src.missingLogged {
 		err := src.err
 		if src.isReading {
 			err = errors.New("the read hangs")
 		}
 		src.log.Warn("metric missing", "source", src.name, "err", err)
 	}
-	if !isMissing && src.isMissing {
+	if !isMissing && src.missingLogged {
 		src.log.Info("metric back", "source", src.name)
 	}
-	src.isMissing = isMissing
+	src.missingLogged = isMissing
 	return src.value, src.readAt, !isMissing
 }
 
@@ -3003,7 +3012,7 @@ func fileReader[T any](name string, parse func(text string) (T, error)) func() (
 	}
 }
 
-// readFile reads a file of which nobody knows what it is.
+// readFile reads a file of at most 4 MiB. The limit protects against a file that never ends.
 func readFile(name string) (string, error) {
 	const maxSize = 4 << 20 // bytes; 10,000 interfaces have 1.2 MB
 
@@ -3119,6 +3128,11 @@ func (m *cpuMeter) add(r cpuReading) {
 	if total > 0 {
 		m.percent = 100 * busy / total
 	}
+	hasPaused := r.at.Sub(last.at) >= time.Minute
+	if hasPaused { // the minute begins anew
+		m.readings = []cpuReading{r}
+		return
+	}
 
 	// Keeps one reading that is a minute old.
 	m.readings = append(m.readings, r)
@@ -3165,9 +3179,9 @@ func parseMeminfo(text string) (float64, error) {
 	return 100 * float64(total-available) / float64(total), nil
 }
 
-// availableMemory is MemAvailable. Where that is missing (WSL1, kernels before 3.14) or more than
-// all memory, it is about what the kernel would say or, where that makes no sense either, what is
-// free. The result is at most MemTotal.
+// availableMemory returns MemAvailable. If that is missing (WSL1, kernels before 3.14) or exceeds
+// MemTotal, it estimates: free memory, buffers and reclaimable cache. If the estimate exceeds
+// MemTotal, it returns MemFree.
 func availableMemory(kib map[string]uint64) (available uint64, ok bool) {
 	total := kib["MemTotal"]
 	available, ok = kib["MemAvailable"]
@@ -3257,7 +3271,8 @@ func parseNetDev(text string) (counts map[string]interfaceBytes, badLine string)
 		}
 		name := strings.TrimSpace(line[:colon])
 		fields := strings.Fields(line[colon+1:])
-		if len(fields) <= txColumn || name == "" {
+		isWhole := len(fields) > txColumn+1 // the last one may be cut off
+		if !isWhole || name == "" {
 			if badLine == "" {
 				badLine = line
 			}
@@ -3414,14 +3429,14 @@ func diskReader(path string) func() (diskUse, error) {
 		}
 		percent := usedPercent(float64(fs.Blocks), float64(fs.Bfree), float64(int64(fs.Bavail)))
 		if math.IsNaN(percent) {
-			return diskUse{}, errors.New("the file system has no blocks")
+			return diskUse{}, errors.New("the file system has no space to measure")
 		}
 		return diskUse{percent: percent, readOnly: uint64(fs.Flags)&readOnly != 0}, nil
 	}
 }
 
 // usedPercent rounds up as df(1) does. What is available may be negative: over-quota and BSD
-// servers say so. It is NaN for a file system without blocks.
+// servers say so. It is NaN for a file system without space.
 func usedPercent(blocks, free, available float64) float64 {
 	used := blocks - min(free, blocks)
 	return math.Ceil(100 * used / (used + max(available, 0)))
@@ -3432,9 +3447,10 @@ type probe struct {
 	url string
 	log *slog.Logger
 
-	mu        sync.Mutex // guards following
-	last      probeResult
-	isMissing bool // the log says so
+	mu            sync.Mutex // guards following
+	last          probeResult
+	unseen        *probeResult // a failure that latest has yet to return
+	missingLogged bool         // "metric missing" was logged, "metric back" not yet
 }
 
 type probeResult struct {
@@ -3447,9 +3463,16 @@ func newProbe(rawURL string, log *slog.Logger) *probe {
 	return &probe{url: rawURL, log: log, last: probeResult{responseTime: math.NaN()}}
 }
 
+// latest returns the last result. A failure is returned once, even if a success has followed it: a
+// time-out takes as long as the interval, so the next request comes at once.
 func (p *probe) latest() probeResult {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.unseen != nil {
+		result := *p.unseen
+		p.unseen = nil
+		return result
+	}
 	return p.last
 }
 
@@ -3484,15 +3507,18 @@ func (p *probe) measure(ctx context.Context) {
 		result = probeResult{responseTime: math.Ceil(duration.Seconds() * 1000)}
 	}
 	p.last = result
+	if result.failures > 0 {
+		p.unseen = &result
+	}
 
 	isMissing := math.IsNaN(result.responseTime)
-	if isMissing && !p.isMissing {
+	if isMissing && !p.missingLogged {
 		p.log.Warn("metric missing", "source", "probe", "err", err)
 	}
-	if !isMissing && p.isMissing {
+	if !isMissing && p.missingLogged {
 		p.log.Info("metric back", "source", "probe")
 	}
-	p.isMissing = isMissing
+	p.missingLogged = isMissing
 }
 
 // isOutOfFiles tells whether err is for want of a descriptor. A name look-up hides that, so this
