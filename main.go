@@ -2854,6 +2854,8 @@ func (h *sampler) sample() (metrics, []activity) {
 	now := h.now()
 	m := noMetrics
 	m.time = now
+
+	// What could not be read stays as in noMetrics.
 	m.cpu = h.sampleCPU(now)
 	m.network = h.sampleNetwork(now)
 	memory, _, ok := h.meminfo.latest(now)
@@ -2872,13 +2874,14 @@ func (h *sampler) sample() (metrics, []activity) {
 	m.responseTime = probed.responseTime
 
 	// A full read-only file system is in its normal state.
-	diskLevel := m.disk
+	judgedDisk := m.disk
 	if disk.readOnly {
-		diskLevel = 0
+		judgedDisk = 0
 	}
+
 	h.judgeCPU(m.cpu, now)
 	h.memoryAlarm.judge(m.memory, percentText("Memory", m.memory), now)
-	h.diskAlarm.judge(diskLevel, percentText("Disk", m.disk), now)
+	h.diskAlarm.judge(judgedDisk, percentText("Disk", m.disk), now)
 	h.probeAlarm.judge(probed.failures, "Health probe "+probed.problem, now)
 
 	alarms := []*alarm{&h.cpuAlarm, &h.memoryAlarm, &h.diskAlarm, &h.probeAlarm}
@@ -3261,34 +3264,36 @@ func (sel *interfaceSelector) read() (map[string]interfaceBytes, error) {
 // parseNetDev returns the bytes received and sent, by interface. It leaves out what it cannot
 // read, and returns the first such line.
 func parseNetDev(text string) (counts map[string]interfaceBytes, badLine string) {
-	const rxColumn, txColumn = 0, 8 // after the colon
-
 	counts = map[string]interfaceBytes{}
 	for _, line := range strings.Split(text, "\n") {
 		colon := strings.LastIndexByte(line, ':') // a name may have colons, too
 		if colon < 0 {                            // a heading
 			continue
 		}
+
 		name := strings.TrimSpace(line[:colon])
-		fields := strings.Fields(line[colon+1:])
-		isWhole := len(fields) > txColumn+1 // the last one may be cut off
-		if !isWhole || name == "" {
-			if badLine == "" {
-				badLine = line
-			}
-			continue
+		count, ok := parseCounters(line[colon+1:])
+		if ok && name != "" {
+			counts[name] = count
+		} else if badLine == "" {
+			badLine = line
 		}
-		rxBytes, rxErr := strconv.ParseUint(fields[rxColumn], 10, 64)
-		txBytes, txErr := strconv.ParseUint(fields[txColumn], 10, 64)
-		if rxErr != nil || txErr != nil {
-			if badLine == "" {
-				badLine = line
-			}
-			continue
-		}
-		counts[name] = interfaceBytes{received: rxBytes, sent: txBytes}
 	}
 	return counts, badLine
+}
+
+// parseCounters parses what follows the colon in a line of /proc/net/dev.
+func parseCounters(text string) (count interfaceBytes, ok bool) {
+	const rxColumn, txColumn = 0, 8
+
+	fields := strings.Fields(text)
+	isWhole := len(fields) > txColumn+1 // the last one may be cut off
+	if !isWhole {
+		return interfaceBytes{}, false
+	}
+	received, rxErr := strconv.ParseUint(fields[rxColumn], 10, 64)
+	sent, txErr := strconv.ParseUint(fields[txColumn], 10, 64)
+	return interfaceBytes{received: received, sent: sent}, rxErr == nil && txErr == nil
 }
 
 // selectFrom selects the interfaces with hardware. Where there are none (a container), it selects
