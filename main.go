@@ -1577,9 +1577,17 @@ func (s *SSEServer) reject(w http.ResponseWriter, r *http.Request, rejected *rej
 }
 
 //go:embed dashboard.html
-var page string
+var pageTemplate string
 
-var pageHash = fmt.Sprintf("%x", sha256.Sum256([]byte(page)))
+// pageHash names this version of the page. An open page compares it with the one in the history,
+// and so notices a newer version.
+var pageHash = fmt.Sprintf("%x", sha256.Sum256([]byte(pageTemplate)))
+
+var comments = regexp.MustCompile(`(?m)^ *// .*\n| // .*$`)
+
+// page is what a browser gets. It does not need the comments of the script.
+var page = strings.Replace(comments.ReplaceAllString(pageTemplate, ""),
+	"{{page-hash}}", pageHash, 1)
 
 // pagePolicy allows the page its own script and style, and requests to this server. Pages of the
 // allowed origins may show it in a frame.

@@ -61,7 +61,7 @@ func (p *tab) seen() []string {
 	return eval[[]string](p, "[...seen]")
 }
 
-func TestExternalSnapshotIsNeverStaleByThePagesClock(t *testing.T) {
+func TestExternalNeverStaleByThePagesClock(t *testing.T) {
 	t.Parallel()
 	s := startServer(t)
 	var hold sync.Mutex // held while the history is not to be answered
@@ -73,18 +73,18 @@ func TestExternalSnapshotIsNeverStaleByThePagesClock(t *testing.T) {
 		next.ServeHTTP(w, r)
 	})
 	before := open(t, proxy.URL+"/", ownClock) // it learns the interval of the host's own snapshots
-	before.waitFor("shared.interval === 2 && shared.counted > 0")
+	before.waitFor("dashboard.interval === 2 && dashboard.counted > 0")
 	s.put(t, madeUp("45%").json())
 	before.waitForCPU("45%")
 	got := func() string {
 		hold.Lock()
 		defer hold.Unlock()
-		return eval[string](before, `(() => { for (let i = 0; i < 7; i++) { ahead += 1e3; tick(); } return state(); })()`)
+		return eval[string](before, `(() => { for (let i = 0; i < 7; i++) { ahead += 1e3; tick(); } return view.state(); })()`)
 	}()
 	if got != "live" {
 		t.Errorf("before it knows that the interval ended, the page is %s", got)
 	}
-	before.waitFor("shared.interval === 0")
+	before.waitFor("dashboard.interval === 0")
 	after := open(t, s.url+"/", ownClock)
 	for _, p := range []*tab{before, after} {
 		p.waitForCPU("45%")
@@ -102,7 +102,7 @@ func TestExternalSnapshotIsNeverStaleByThePagesClock(t *testing.T) {
 		if n := eval[int](p, "watched.streams"); n != 1 {
 			t.Errorf("the page opened %d streams", n)
 		}
-		if got := eval[string](follower, "ahead = 3600e3, showState(), state()"); got != "live" {
+		if got := eval[string](follower, "ahead = 3600e3, view.show(), view.state()"); got != "live" {
 			t.Errorf("a tab that follows is %s", got)
 		}
 	}
@@ -114,8 +114,8 @@ func TestExternalSnapshotIsNeverStaleByThePagesClock(t *testing.T) {
 	s.remove(t) // then the host's own come again, at their interval
 	for _, p := range []*tab{before, after} {
 		p.waitFor(`document.querySelector("#cpu .value").textContent !== "46%"`)
-		eval[int](p, "historyAt = 0") // it is fetched each 30 s
-		p.waitFor("shared.interval === 2")
+		eval[int](p, "connection.historyAt = 0") // it is fetched each 30 s
+		p.waitFor("dashboard.interval === 2")
 	}
 }
 
@@ -149,7 +149,7 @@ func TestEdgeWaitsForTheFirstExternalSnapshot(t *testing.T) {
 		t.Errorf("an old snapshot is shown as %q, grey: %v", got, eval[bool](p, isGrey))
 	}
 	follower := p.another(s.url + "/")
-	follower.waitFor("shared.snapshot")
+	follower.waitFor("dashboard.snapshot")
 	follower.waitForState("waiting")
 	s.put(t, madeUp("47%").json())
 	for _, p := range []*tab{p, follower} {
@@ -169,9 +169,9 @@ func TestEdgeIsLiveWhenPutTheSameAgain(t *testing.T) {
 	p.waitForState("live")
 	eval[bool](p, "watchStates(), true")
 	for range 2 {
-		id := eval[int64](p, "shared.id")
+		id := eval[int64](p, "dashboard.id")
 		s.put(t, same)
-		p.waitFor(fmt.Sprintf("shared.id > %d", id))
+		p.waitFor(fmt.Sprintf("dashboard.id > %d", id))
 		p.advance()
 	}
 	if got := p.seen(); !slices.Equal(got, []string{"live"}) {

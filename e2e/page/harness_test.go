@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -232,12 +233,20 @@ func (s *server) follow(t *testing.T) func() *snapshot {
 	return newest.Load
 }
 
+// reverseProxy passes requests on to the server with that URL.
+func reverseProxy(address string) http.Handler {
+	target, _ := url.Parse(address)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) {
+		w.WriteHeader(http.StatusBadGateway)
+	}
+	return proxy
+}
+
 // inFront is a proxy before the server: handle may answer for it, or pass the request on to next.
 func (s *server) inFront(t *testing.T, handle func(w http.ResponseWriter, r *http.Request, next http.Handler)) *httptest.Server {
 	t.Helper()
-	target, _ := url.Parse(s.url)
-	next := httputil.NewSingleHostReverseProxy(target)
-	next.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }
+	next := reverseProxy(s.url)
 	p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handle(w, r, next) }))
 	t.Cleanup(func() { p.CloseClientConnections(); p.Close() })
 	return p
@@ -257,36 +266,143 @@ func (s *server) inFrontOfStream(t *testing.T) (*httptest.Server, *atomic.Bool) 
 	}), broken
 }
 
-// A fake is the real server, but for a stream of made-up snapshots and a history without any.
+// history is what /dashboard/history answers.
+type history struct {
+	Now      int64    `json:"now"`
+	Zone     int      `json:"zone"`
+	Interval float64  `json:"interval"`
+	Streams  int      `json:"streams"`
+	Page     string   `json:"page"`
+	Source   source   `json:"source"`
+	Alarms   []alarm  `json:"alarms"`
+	Samples  []sample `json:"samples"`
+}
+
+type source struct {
+	Kind  string `json:"kind"`
+	Since int64  `json:"since"`
+}
+
+type alarm struct {
+	Metric string `json:"metric"`
+	Level  string `json:"level"`
+	Since  int64  `json:"since"`
+}
+
+// A sample holds the means of a slot, null where nothing was measured.
+type sample struct {
+	Time         int64              `json:"time"`
+	CPU          *float64           `json:"cpu"`
+	Memory       *float64           `json:"memory"`
+	Disk         *float64           `json:"disk"`
+	Network      *float64           `json:"network"`
+	ResponseTime *float64           `json:"response_time"`
+	Max          map[string]float64 `json:"max,omitempty"`
+}
+
+func (s *server) history(t *testing.T) (h history) {
+	t.Helper()
+	get(t, s.url+"/dashboard/history", &h)
+	return h
+}
+
+// samplesOf gives slots of these means of CPU, the last of them the newest at that time.
+func samplesOf(at time.Time, cpu ...float64) []sample {
+	other := 5.0
+	newest := at.UnixMilli() / 2000 * 2000
+	var all []sample
+	for i, mean := range cpu {
+		all = append(all, sample{
+			Time:         newest - 2000*int64(len(cpu)-1-i),
+			CPU:          &mean,
+			Memory:       &other,
+			Disk:         &other,
+			Network:      &other,
+			ResponseTime: &other,
+		})
+	}
+	return all
+}
+
+// A fake is the real server, but for a stream of made-up snapshots and a made-up history.
 type fake struct {
 	url    string
 	events chan string
+
+	mu    sync.Mutex // guards following
+	told  history    // what the history answers; now is the time
+	asked []string   // the queries of requests for it
 }
 
 func startFake(t *testing.T) *fake {
 	t.Helper()
+	s := startServer(t)
 	f := &fake{events: make(chan string)}
-	f.url = startServer(t).inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	f.told = s.history(t)
+	f.told.Samples = []sample{}
+	f.url = s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		switch r.URL.Path {
 		case "/dashboard/history":
-			fmt.Fprint(w, `{"interval":2,"streams":1,"samples":[]}`)
+			f.serveHistory(w, r)
 		case "/dashboard/stream":
-			w.Header().Set("Content-Type", "text/event-stream")
-			fmt.Fprint(w, "retry: 1000\n\n")
-			for {
-				w.(http.Flusher).Flush()
-				select {
-				case e := <-f.events:
-					fmt.Fprint(w, e)
-				case <-r.Context().Done():
-					return
-				}
-			}
+			f.serveStream(w, r)
 		default:
 			next.ServeHTTP(w, r)
 		}
 	}).URL
 	return f
+}
+
+func (f *fake) serveHistory(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, r.URL.RawQuery)
+	told := f.told
+	told.Now = time.Now().UnixMilli()
+	after, _ := strconv.ParseInt(r.URL.Query().Get("after"), 10, 64)
+	told.Samples = []sample{}
+	for _, s := range f.told.Samples {
+		if s.Time > after {
+			told.Samples = append(told.Samples, s)
+		}
+	}
+	json.NewEncoder(w).Encode(told)
+}
+
+func (f *fake) serveStream(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	fmt.Fprint(w, "retry: 1000\n\n")
+	for {
+		w.(http.Flusher).Flush()
+		select {
+		case e := <-f.events:
+			fmt.Fprint(w, e)
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// tell changes what the history answers.
+func (f *fake) tell(change func(*history)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.told)
+}
+
+// asks are the queries so far.
+func (f *fake) asks() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
+}
+
+// queries gives the queries of the requests for the history since the last time.
+func (f *fake) queries() (asked []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	asked, f.asked = f.asked, nil
+	return asked
 }
 
 func (f *fake) send(t *testing.T, at time.Time, data string) {
@@ -433,6 +549,21 @@ func eval[T any](p *tab, expression string) T {
 	return v
 }
 
+// isShown tells whether there is such an element that can be seen.
+func (p *tab) isShown(selector string) bool {
+	p.Helper()
+	return eval[bool](p, fmt.Sprintf(`(document.querySelector(%q)?.getClientRects().length > 0
+		&& document.querySelector(%[1]q).checkVisibility({visibilityProperty: true, opacityProperty: true}))`,
+		selector))
+}
+
+// attribute gives an attribute of an element.
+func (p *tab) attribute(selector, name string) string {
+	p.Helper()
+	return eval[string](p, fmt.Sprintf(`document.querySelector(%q)?.getAttribute(%q) ?? "none"`,
+		selector, name))
+}
+
 func (p *tab) text(selector string) string {
 	p.Helper()
 	return eval[string](p, fmt.Sprintf("(document.querySelector(%q)?.textContent ?? 'no such element').trim()", selector))
@@ -466,23 +597,60 @@ func (p *tab) prefer(nameAndValue ...string) {
 	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features})
 }
 
-// point is one of the page's points.
-type point struct {
-	Time   int64    `json:"time"`
-	CPU    *float64 `json:"cpu"`
-	Memory *float64 `json:"memory"`
+// slot is one of the page's slots.
+type slot struct {
+	Time         int64      `json:"time"`
+	CPU          *slotValue `json:"cpu"`
+	Memory       *slotValue `json:"memory"`
+	Disk         *slotValue `json:"disk"`
+	Network      *slotValue `json:"network"`
+	ResponseTime *slotValue `json:"response_time"`
 }
 
-// points checks that they are in order, with neither doubles nor two of one sample.
-func (p *tab) points() []point {
+type slotValue struct {
+	Mean  float64 `json:"mean"`
+	Max   float64 `json:"max"`
+	Count int     `json:"count"`
+}
+
+// slots checks that each is one of two seconds, and that they are in order.
+func (p *tab) slots() []slot {
 	p.Helper()
-	all := eval[[]point](p, "points")
-	for i := 1; i < len(all); i++ {
-		if d := all[i].Time - all[i-1].Time; d < 1500 {
-			p.Errorf("point %d of %d comes %d ms after the one before", i, len(all), d)
+	all := eval[[]slot](p, "lines.slots")
+	last := int64(0)
+	for i, s := range all {
+		if s.Time%2000 != 0 || s.Time <= last {
+			p.Errorf("slot %d of %d is that of %d, after %d", i, len(all), s.Time, last)
 		}
+		last = s.Time
 	}
 	return all
+}
+
+// hasSlotsOf checks that the page has the slots of a history, but for the newest, which may grow.
+func (p *tab) hasSlotsOf(h history) {
+	p.Helper()
+	all := map[int64]slot{}
+	for _, s := range p.slots() {
+		all[s.Time] = s
+	}
+	for _, want := range h.Samples[:len(h.Samples)-1] {
+		got := all[want.Time]
+		if !got.CPU.is(want.CPU, want.Max["cpu"]) || !got.Network.is(want.Network, want.Max["network"]) {
+			p.Errorf("the slot of %d is %+v, and in the history %+v", want.Time, got, want)
+		}
+	}
+}
+
+// is compares with a history's mean, and its maximum if there is another one.
+func (v *slotValue) is(mean *float64, most float64) bool {
+	if v == nil || mean == nil {
+		return v == nil && mean == nil
+	}
+	if most == 0 {
+		most = *mean
+	}
+	return v.Mean == *mean && v.Max == most
 }
 
 // activities are those listed, as "time message"; it checks that each is listed once.

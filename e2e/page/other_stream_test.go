@@ -137,8 +137,13 @@ func TestOtherStreamShowsEventsInOrderOfArrival(t *testing.T) {
 		p.waitForState("live")
 		time.Sleep(500 * time.Millisecond)
 	}
-	if got := p.points(); len(got) < 2 || number(got[0].CPU) != 20 || time.Now().UnixMilli()-got[len(got)-1].Time > 5000 {
-		t.Errorf("the lines have %d points: %+v", len(got), got)
+	slots := p.slots()
+	drawn := 0
+	for _, slot := range slots {
+		drawn += slot.CPU.Count
+	}
+	if age := time.Now().UnixMilli() - slots[len(slots)-1].Time; drawn != 8 || age > 5000 {
+		t.Errorf("%d snapshots are drawn, the last %d ms ago, want 8: %+v", drawn, age, slots)
 	}
 	place := strings.TrimPrefix(s.URL, "http://") + "/sub/dashboard"
 	if got := p.text("#host"); got != place {
@@ -207,7 +212,7 @@ func TestOtherStreamAddressStaysText(t *testing.T) {
 		`/sub/?<b>#<b>`: `/sub/?%3Cb%3E`,
 	} {
 		p.do(chromedp.Navigate(s.URL + "/?stream=" + url.QueryEscape(path)))
-		p.waitFor("source?.readyState === EventSource.OPEN")
+		p.waitFor("connection.source?.readyState === EventSource.OPEN")
 		if got := p.text("#host"); got != strings.TrimPrefix(s.URL, "http://")+shown {
 			t.Errorf("%q is shown as %q", path, got)
 		}
@@ -217,7 +222,7 @@ func TestOtherStreamAddressStaysText(t *testing.T) {
 	}
 }
 
-func TestOtherStreamFollowsNoRedirectToAnotherOrigin(t *testing.T) {
+func TestOtherStreamStaysAtItsOrigin(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -266,10 +271,10 @@ func TestOtherStreamsAreSharedByURLAndDoNotMix(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 	}
-	if got := eval[string](own, "JSON.stringify(shared.snapshot)"); strings.Contains(got, `"11%"`) || strings.Contains(got, `"22%"`) {
+	if got := eval[string](own, "JSON.stringify(dashboard.snapshot)"); strings.Contains(got, `"11%"`) || strings.Contains(got, `"22%"`) {
 		t.Errorf("the page of the server's own stream shows %s", got)
 	}
-	if !eval[bool](own, "shared.id > 1e12 && shared.counted === 0 && points.length >= 1") {
+	if !eval[bool](own, "dashboard.id > 1e12 && dashboard.counted === 0 && lines.slots.length >= 1") {
 		t.Error("the page of the server's own stream is confused")
 	}
 	a.do(chromedp.Navigate("about:blank")) // another takes over
@@ -297,14 +302,14 @@ func TestOtherStreamLostByATabIsNotTouchedByIt(t *testing.T) {
 	first.waitForCPU("11%")
 	second := first.another(s.URL + ofStream)
 	second.waitForCPU("11%")
-	eval[bool](second, "waitForLock({steal: true}), true")
-	first.waitFor("!holder")
+	eval[bool](second, "tabs.waitForLock({steal: true}), true")
+	first.waitFor("!tabs.isHolder")
 	s.waitForStreams(t, "/sub/dashboard", 1)
 	time.Sleep(time.Second) // what comes in the first second may be known
 	s.send("/sub/dashboard", event("", madeUp("22%")))
 	first.waitForCPU("22%")
 	second.waitForCPU("22%")
-	eval[bool](first, fmt.Sprintf("receive({data: %q}), channel.postMessage({down: Date.now()}), true", madeUp("33%").json()))
+	eval[bool](first, fmt.Sprintf("connection.receive({data: %q}), tabs.channel.postMessage({down: Date.now()}), true", madeUp("33%").json()))
 	second.waitForState("disconnected") // that came after what it read
 	for _, p := range []*tab{first, second} {
 		if got := p.text("#cpu .value"); got != "22%" {
@@ -318,12 +323,12 @@ func TestOtherStreamIsStaleDisconnectedAndBack(t *testing.T) {
 	s := startSite(t)
 	p := open(t, s.URL+ofStream)
 	s.waitForStreams(t, "/sub/dashboard", 1)
-	if got := eval[string](p, "state()"); got != "waiting" {
+	if got := eval[string](p, "view.state()"); got != "waiting" {
 		t.Errorf("before the first snapshot the page is %s", got)
 	}
 	stop := s.keepSending(t, "/sub/dashboard", 500*time.Millisecond)
 	p.waitForState("live")
-	p.waitFor("shared.interval < 1") // learnt
+	p.waitFor("dashboard.interval < 1") // learnt
 	stop()
 	stale := p.waitForState("stale")
 	reopened := p.waitFor("watched.streams === 2")
@@ -373,7 +378,7 @@ func TestOtherStreamReopenedIsNotDisconnected(t *testing.T) {
 func TestOtherStreamIntervalIsLearnt(t *testing.T) {
 	t.Parallel()
 	p := open(t, startSite(t).URL+ofStream)
-	p.waitFor("holder")
+	p.waitFor("tabs.isHolder")
 	for _, c := range []struct {
 		gaps        string // in s
 		least, most float64
@@ -391,7 +396,7 @@ func TestOtherStreamIntervalIsLearnt(t *testing.T) {
 		{"[...Array(60).fill(10), ...Array(50).fill(.5)]", .5, .5},                        // another interval
 		{"Array.from({length: 40}, (_, i) => i % 10 === 9 ? 2 : 2 + (i % 3) / 10)", 2, 3}, // none is exact
 	} {
-		got := eval[float64](p, fmt.Sprintf("gaps = [2e3, 2e3], %s.map((gap) => learnInterval(gap * 1e3)).at(-1) ?? learnInterval(Infinity)", c.gaps))
+		got := eval[float64](p, fmt.Sprintf("connection.gaps = [2e3, 2e3], %s.map((gap) => connection.learnInterval(gap * 1e3)).at(-1) ?? connection.learnInterval(Infinity)", c.gaps))
 		if got < c.least || got > c.most {
 			t.Errorf("after gaps of %s s the interval is %v s, want %v to %v", c.gaps, got, c.least, c.most)
 		}
@@ -411,8 +416,9 @@ func TestOtherStreamTimesAreItsOwn(t *testing.T) {
 	made.Timestamp = at().Format(time.TimeOnly)
 	s.send("/sub/dashboard", event("", made))
 	p.waitForState("live")
-	if got := eval[string](p, "clock(points.at(-1).time)"); got < made.Timestamp || got > at().Format(time.TimeOnly) {
-		t.Errorf("a snapshot of %s is drawn at %s", made.Timestamp, got)
+	got := eval[string](p, "clock(lines.slots.at(-1).time + 2000)") // when that slot ended
+	if got < made.Timestamp || got > at().Add(2*time.Second).Format(time.TimeOnly) {
+		t.Errorf("a snapshot of %s is drawn in the slot until %s", made.Timestamp, got)
 	}
 	p.waitForState("stale")
 	if got := p.text("#live"); got != "stale since "+made.Timestamp {
@@ -438,10 +444,10 @@ func TestOtherStreamRepeatsNothingWhenReopened(t *testing.T) {
 	p.waitForCPU("13%")
 	p.waitForState("live")
 	p.waitForState("stale")
-	eval[bool](p, `globalThis.wasLive = false, new MutationObserver(() => wasLive ||= state() === "live" || document.querySelector("#cpu .value").textContent !== "13%")
+	eval[bool](p, `globalThis.wasLive = false, new MutationObserver(() => wasLive ||= view.state() === "live" || document.querySelector("#cpu .value").textContent !== "13%")
 		.observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true}), true`)
-	eval[bool](p, "openStream(), true")
-	p.waitFor("source.readyState === EventSource.OPEN")
+	eval[bool](p, "connection.open(), true")
+	p.waitFor("connection.source.readyState === EventSource.OPEN")
 	time.Sleep(2 * time.Second)
 	if eval[bool](p, "wasLive") {
 		t.Error("what was shown is shown again as if it were new")
@@ -454,7 +460,7 @@ func TestOtherStreamRepeatsNothingWhenReopened(t *testing.T) {
 	s.mu.Lock()
 	s.first += event("x", made)
 	s.mu.Unlock()
-	eval[bool](p, "openStream(), true")
+	eval[bool](p, "connection.open(), true")
 	p.waitForCPU("14%")
 	made.Metrics["cpu"] = "15%"
 	s.send("/sub/dashboard", event("", made))

@@ -119,11 +119,11 @@ func TestAlarmIsShownInWords(t *testing.T) {
 	p := open(t, startServer(t, "-interval", "500ms", "-probe", failing(t)).url+"/")
 	p.waitFor(`document.querySelector("#status").textContent.trim() === "Critical"`)
 	p.waitFor(`document.querySelectorAll("#activities li").length >= 2`)
-	if got := eval[string](p, "document.title"); !strings.HasPrefix(got, "Critical · CPU ") {
-		t.Errorf("the title is %q", got)
-	}
-	for id, want := range map[string]string{"response_time": "2 Critical", "cpu": "0 "} {
-		p.waitFor(fmt.Sprintf(`document.querySelector("#%s").dataset.level + " " + document.querySelector("#%[1]s .word").textContent === %q`, id, want))
+	p.waitFor(`document.title.startsWith("Critical · Response time N/A · ")`)
+	p.waitFor(`document.querySelector("#response_time").dataset.level === "2"`)
+	p.waitFor(`/^Critical since \d\d:\d\d:\d\d$/.test(document.querySelector("#response_time .word").textContent)`)
+	if got := p.text("#cpu .word") + eval[string](p, `document.querySelector("#cpu").dataset.level`); got != "0" {
+		t.Errorf("the CPU, which is well, is marked %q", got)
 	}
 	levels := eval[[]string](p, `[...document.querySelectorAll("#activities li .level")].map((e) => e.textContent.trim().toLowerCase())`)
 	if want := []string{"error", "warning"}; !slices.Equal(levels, want) {
@@ -146,43 +146,28 @@ func failing(t *testing.T) string {
 func TestHistoryIsDrawnAtOnceAndContinued(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms")
-	var before struct{ Samples []point }
+	var before history
 	eventually(t, "some history", func() bool {
-		get(t, s.url+"/dashboard/history", &before)
+		before = s.history(t)
 		return len(before.Samples) >= 4
 	})
 	p := open(t, s.url+"/")
-	p.waitFor(fmt.Sprintf("points.length >= %d", len(before.Samples)))
-	first := p.points()
-	if d := time.UnixMilli(first[len(first)-1].Time).Sub(time.UnixMilli(before.Samples[len(before.Samples)-1].Time)); d > 5*time.Second {
-		t.Errorf("the history was there after %v", d)
+	p.waitFor(fmt.Sprintf("lines.slots.length >= %d", len(before.Samples)))
+	first := p.slots()
+	if d := first[len(first)-1].Time - before.Samples[len(before.Samples)-1].Time; d > 5000 {
+		t.Errorf("the history was there after %d ms", d)
 	}
-	done := before.Samples[:len(before.Samples)-1] // the newest slot may have got more
-	for _, want := range done {
-		i := slices.IndexFunc(first, func(got point) bool { return got.Time == want.Time })
-		if i < 0 || number(first[i].CPU) != number(want.CPU) || number(first[i].Memory) != number(want.Memory) {
-			t.Errorf("the page lacks the sample of %d: it has %d of %d", want.Time, len(first), len(before.Samples))
-		}
-	}
-	p.waitFor(`[...document.querySelectorAll(".line")].every((e) => e.getContext
-		? e.getContext("2d").getImageData(0, 0, e.width, e.height).data.some((v) => v)
-		: e.querySelector("path[d], polyline[points]"))`)
-	p.waitFor(fmt.Sprintf("points.length >= %d", len(first)+3))
-	if d := p.points(); d[0].Time != first[0].Time || d[len(d)-1].Time <= first[len(first)-1].Time {
-		t.Error("the points that follow do not continue the history")
+	p.hasSlotsOf(before)
+	p.waitFor(`[...document.querySelectorAll(".line .curve")].every((e) => e.getAttribute("d"))`)
+	p.waitFor(fmt.Sprintf("lines.slots.length >= %d", len(first)+3))
+	if d := p.slots(); d[0].Time != first[0].Time || d[len(d)-1].Time <= first[len(first)-1].Time {
+		t.Error("the slots that follow do not continue the history")
 	}
 	second := p.another(s.url + "/")
-	second.waitFor(fmt.Sprintf("points.length >= %d", len(first)))
-	if got := second.points(); got[0].Time != first[0].Time {
+	second.waitFor(fmt.Sprintf("lines.slots.length >= %d", len(first)))
+	if got := second.slots(); got[0].Time != first[0].Time {
 		t.Error("a second tab has no history")
 	}
-}
-
-func number(v *float64) float64 {
-	if v == nil {
-		return -1
-	}
-	return *v
 }
 
 func TestTabsShareOneStreamAndTakeItOver(t *testing.T) {
@@ -196,7 +181,7 @@ func TestTabsShareOneStreamAndTakeItOver(t *testing.T) {
 	holder := func() int {
 		i := -1
 		for j, p := range tabs {
-			if eval[bool](p, "holder") {
+			if eval[bool](p, "tabs.isHolder") {
 				if i >= 0 {
 					t.Fatal("two tabs hold the stream")
 				}
@@ -252,11 +237,12 @@ func TestStreamClosesWithThePage(t *testing.T) {
 	s.waitForStreams(t, 1)
 }
 
-func TestServerRestartKeepsLinesAndActivities(t *testing.T) {
+// The history of the server that was killed is gone, so the lines begin anew.
+func TestServerRestartKeepsActivities(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms", "-probe", failing(t))
 	p := open(t, s.url+"/")
-	p.waitFor(`document.querySelectorAll("#activities li").length >= 2 && points.length >= 2`)
+	p.waitFor(`document.querySelectorAll("#activities li").length >= 2 && lines.slots.length >= 2`)
 	eval[bool](p, "globalThis.loadedOnce = true")
 	p.mayFail()
 	s.kill()
@@ -267,14 +253,13 @@ func TestServerRestartKeepsLinesAndActivities(t *testing.T) {
 	if got := p.text("#memory .value"); !strings.HasSuffix(got, "%") {
 		t.Errorf("the value of memory became %q", got)
 	}
-	points, activities := p.points(), p.activities()
+	slots, activities := p.slots(), p.activities()
 	time.Sleep(time.Second) // so that the new server's activities have other times
 	s.restart(t)
 	t.Logf("live %v after the server was restarted", p.waitForState("live").Round(time.Millisecond))
-	p.waitFor(fmt.Sprintf("points.at(-1).time > %d", points[len(points)-1].Time+2000))
-	if got := p.points(); got[0].Time != points[0].Time {
-		t.Error("the line began anew")
-	}
+	newest := slots[len(slots)-1].Time
+	p.waitFor(fmt.Sprintf("lines.slots.length > 0 && lines.slots[0].time >= %d", newest))
+	p.waitFor(fmt.Sprintf("dashboard.source.since === %d", s.history(t).Source.Since))
 	p.waitFor(fmt.Sprintf(`document.querySelectorAll("#activities li").length >= %d`, len(activities)+2))
 	if got := p.activities(); !slices.Equal(got[len(got)-len(activities):], activities) {
 		t.Errorf("before the restart there were %q, then %q", activities, got)
@@ -333,9 +318,9 @@ func TestProxyErrorIsRetriedUntilItEnds(t *testing.T) {
 	}
 	broken.Store(false)
 	p.waitForState("live")
-	last := eval[int64](p, "points.at(-1).time")
-	p.waitFor(fmt.Sprintf("points.at(-1).time > %d", last))
-	for i, all := 1, p.points(); i < len(all); i++ {
+	last := eval[int64](p, "lines.slots.at(-1).time")
+	p.waitFor(fmt.Sprintf("lines.slots.at(-1).time > %d", last))
+	for i, all := 1, p.slots(); i < len(all); i++ {
 		if d := all[i].Time - all[i-1].Time; d > 5000 {
 			t.Errorf("the line has a gap of %d ms that the server's history fills", d)
 		}
@@ -360,7 +345,7 @@ func TestLinesHaveNoGapAfterAnOutage(t *testing.T) {
 	}
 	n := network("127.0.0.1:0")
 	p := open(t, n.URL+"/")
-	p.waitFor("points.length >= 2")
+	p.waitFor("lines.slots.length >= 2")
 	p.mayFail()
 	n.CloseClientConnections()
 	n.Close()
@@ -368,8 +353,8 @@ func TestLinesHaveNoGapAfterAnOutage(t *testing.T) {
 	time.Sleep(7 * time.Second)
 	network(n.Listener.Addr().String())
 	p.waitForState("live")
-	p.waitFor(fmt.Sprintf("points.at(-1).time > %d", time.Now().UnixMilli()))
-	for i, all := 1, p.points(); i < len(all); i++ {
+	p.waitFor(fmt.Sprintf("lines.slots.at(-1).time > %d", time.Now().UnixMilli()))
+	for i, all := 1, p.slots(); i < len(all); i++ {
 		if d := all[i].Time - all[i-1].Time; d > 5000 {
 			t.Errorf("the line has a gap of %d ms that the server's history fills", d)
 		}
@@ -390,8 +375,8 @@ func testHangingHolder(t *testing.T, address string) {
 	first.waitForState("live")
 	second := first.another(s.url + address)
 	second.waitForState("live")
-	second.waitFor(`document.querySelectorAll("#activities li").length >= 2 && points.length >= 3`)
-	if !eval[bool](first, "holder") {
+	second.waitFor(`document.querySelectorAll("#activities li").length >= 2 && lines.slots.length >= 3`)
+	if !eval[bool](first, "tabs.isHolder") {
 		t.Fatal("the first tab does not hold the stream")
 	}
 	hung := make(chan bool)
@@ -399,19 +384,19 @@ func testHangingHolder(t *testing.T, address string) {
 		defer close(hung)
 		eval[bool](first, "(() => { for (const end = Date.now() + 14e3; Date.now() < end;); return true; })()")
 	}()
-	second.waitFor("holder")
+	second.waitFor("tabs.isHolder")
 	second.waitForState("live")
-	before, activities := second.points(), second.activities()
+	before, activities := second.slots(), second.activities()
 	<-hung
 	first.waitForState("live")
-	first.waitFor("!holder")
+	first.waitFor("!tabs.isHolder")
 	s.waitForStreams(t, 1)
 	time.Sleep(2 * time.Second)
-	if got := second.points(); len(got) < len(before) || got[0].Time != before[0].Time {
-		t.Errorf("the line had %d points, then %d", len(before), len(got))
+	if got := second.slots(); len(got) < len(before) || got[0].Time != before[0].Time {
+		t.Errorf("the line had %d slots, then %d", len(before), len(got))
 	}
 	for _, p := range []*tab{first, second} {
-		p.points()
+		p.slots()
 		if got := p.activities(); !slices.Equal(got, activities) {
 			t.Errorf("the activities were %q, then %q", activities, got)
 		}
@@ -423,12 +408,12 @@ func TestSnapshotIfOldIsIgnoredUnlessFirst(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "1h")
 	first := open(t, s.url+"/")
-	first.waitFor("shared.counted > 0 && points.length === 1")
+	first.waitFor("dashboard.counted > 0 && lines.slots.length >= 1")
 	second := first.another(s.url + "/")
-	second.waitFor("shared.id > 0")
+	second.waitFor("dashboard.id > 0")
 	old := strings.ReplaceAll(madeUp("77%").json(), "Dashboard updated", "Long ago")
-	eval[bool](first, fmt.Sprintf(`receive({lastEventId: String(shared.id - 5000), data: %q}), true`, old))
-	eval[bool](first, fmt.Sprintf(`channel.postMessage({snapshot: %s, id: shared.id - 5000}), channel.postMessage({streams: 12345}), true`, old))
+	eval[bool](first, fmt.Sprintf(`connection.receive({lastEventId: String(dashboard.id - 5000), data: %q}), true`, old))
+	eval[bool](first, fmt.Sprintf(`tabs.channel.postMessage({snapshot: %s, id: dashboard.id - 5000}), tabs.channel.postMessage({streams: 12345}), true`, old))
 	second.waitFor(`document.querySelector("#viewers").textContent === "12345"`) // it came after that
 	for _, p := range []*tab{first, second} {
 		if got := p.text("#cpu .value"); got == "77%" || len(p.activities()) > 0 {
@@ -436,7 +421,7 @@ func TestSnapshotIfOldIsIgnoredUnlessFirst(t *testing.T) {
 		}
 	}
 	// The server's clock was put back, and it was started anew: that is no old snapshot.
-	eval[bool](first, fmt.Sprintf(`isFirst = true, receive({lastEventId: String(shared.id - 5000), data: %q}), true`, old))
+	eval[bool](first, fmt.Sprintf(`connection.isFirst = true, connection.receive({lastEventId: String(dashboard.id - 5000), data: %q}), true`, old))
 	for _, p := range []*tab{first, second} {
 		p.waitFor(`document.querySelector("#cpu .value").textContent === "77%"`)
 	}
@@ -454,7 +439,7 @@ func TestTimesAreTheServers(t *testing.T) {
 	p := open(t, "about:blank", `Date.now = ((now) => () => now() + 3600e3)(Date.now)`) // a clock that is an hour ahead
 	call(p, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Asia/Kathmandu"})
 	p.do(chromedp.Navigate(s.url + "/"))
-	p.waitFor("shared.counted > 0")
+	p.waitFor("dashboard.counted > 0")
 	at := time.Now()
 	if got := p.text("#counted"); got != at.Format("at 15:04") && got != at.Add(-time.Minute).Format("at 15:04") {
 		t.Errorf("the viewers are counted %q, and the server has %v", got, at)
@@ -473,35 +458,28 @@ func TestLinesShowWhatRareSnapshotsLeaveOut(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "1h")
 	s.follow(t)
-	var history struct{ Samples []point }
-	eventually(t, "some history", func() bool {
-		get(t, s.url+"/dashboard/history", &history)
-		return len(history.Samples) >= 3
-	})
+	eventually(t, "some history", func() bool { return len(s.history(t).Samples) >= 3 })
 	p := open(t, s.url+"/")
-	p.waitFor("shared.counted > 0")
-	p.waitFor("points.length >= 3")
+	p.waitFor("dashboard.counted > 0")
+	p.waitFor("lines.slots.length >= 3")
 
-	// A trigger sends the newest metrics, which are one point at most.
-	before := len(p.points())
+	// A trigger sends the newest metrics again.
 	p.do(chromedp.Click(chromedp.CSS("#test")))
 	p.waitFor(`document.querySelector("#activities li")`)
-	if got := len(p.points()); got > before+2 {
-		t.Errorf("after a trigger the lines have %d points, and had %d", got, before)
-	}
+	p.slots()
 }
 
 func TestServerStalledIsNoticedWithoutInterval(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "0")
 	p := open(t, s.url+"/")
-	p.waitFor("shared.interval === 0")
+	p.waitFor("dashboard.interval === 0")
 	p.mayFail()
 	s.cmd.Process.Signal(syscall.SIGSTOP)
-	eval[int](p, "historyAt = 0") // it is asked for each 30 s
+	eval[int](p, "connection.historyAt = 0") // it is asked for each 30 s
 	p.waitForState("disconnected")
 	s.cmd.Process.Signal(syscall.SIGCONT)
-	eval[int](p, "historyAt = 0")
+	eval[int](p, "connection.historyAt = 0")
 	p.waitForState("live")
 }
 
@@ -575,8 +553,8 @@ func (p *tab) seesStaleStatus(send func(data string)) {
 	if !eval[bool](p, isGrey) {
 		p.Error("the old metrics are not grey")
 	}
-	if n := len(p.points()); n > 0 {
-		p.Errorf("the old metrics are drawn as %d new points", n)
+	if n := len(p.slots()); n > 0 {
+		p.Errorf("the old metrics are drawn as %d new slots", n)
 	}
 	if got, now := eval[string](p, "ownClock(Date.now())"), time.Now(); got < now.Add(-2*time.Second).Format(time.TimeOnly) || got > now.Format(time.TimeOnly) {
 		p.Errorf("it is %s on the page, and %v", got, now)
@@ -586,7 +564,7 @@ func (p *tab) seesStaleStatus(send func(data string)) {
 	}
 	send(madeUp("46%").json())
 	p.waitFor(`document.querySelector("#cpu .value").textContent === "46%"`)
-	if eval[bool](p, isGrey) || p.text("#status")+p.text("#live") != "Onlinelive" || len(p.points()) != 1 {
+	if eval[bool](p, isGrey) || p.text("#status")+p.text("#live") != "Onlinelive" || len(p.slots()) != 1 {
 		p.Errorf("fresh metrics are grey, %q, %q, or not drawn", p.text("#status"), p.text("#live"))
 	}
 }
@@ -602,7 +580,7 @@ func TestPageWorksBehindAPathPrefix(t *testing.T) {
 	})
 	p := open(t, proxy.URL+"/some/prefix/")
 	p.waitForState("live")
-	p.waitFor("points.length > 0")
+	p.waitFor("lines.slots.length > 0")
 	p.do(chromedp.Click(chromedp.CSS("#test")))
 	p.waitFor(`/broadcast/i.test(document.querySelector("#answer").textContent)`)
 }
@@ -744,8 +722,8 @@ func TestMemoryStaysFlatForAnHour(t *testing.T) {
 	if got := len(p.activities()); got != 100 {
 		t.Errorf("%d activities are listed, want 100", got)
 	}
-	if got := len(p.points()); got < 100 || got > 400 {
-		t.Errorf("the lines have %d points", got)
+	if got := len(p.slots()); got < 100 || got > 400 {
+		t.Errorf("the lines have %d slots", got)
 	}
 }
 
@@ -753,7 +731,7 @@ func TestAccessibilityTreeNamesEverything(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms", "-probe", failing(t))
 	p := open(t, s.url+"/")
-	p.waitFor(`document.querySelectorAll("#activities li").length >= 2 && points.length > 0`)
+	p.waitFor(`document.querySelectorAll("#activities li").length >= 2 && lines.slots.length > 0`)
 	call(p, accessibility.Enable, cdp.Empty{})
 	count := map[string]int{}
 	for _, n := range call(p, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{}).Nodes {
@@ -865,7 +843,7 @@ func TestScreenshots(t *testing.T) {
 	p.waitForState("disconnected")
 	shoot(p, "disconnected", 1280, 960, 2, screen)
 	p.do(chromedp.Navigate(edge.url + "/"))
-	p.waitFor("shared.counted > 0")
+	p.waitFor("dashboard.counted > 0")
 	shoot(p, "waiting", 1280, 960, 2, screen)
 	edge.put(t, madeUp("45%", activity{"15:04:05", "Deployed v42", "success", "activity-success"}).json())
 	p.waitForState("live")
@@ -894,7 +872,7 @@ func (p *tab) mustTip(how string) {
 func TestKeyboardReachesEverything(t *testing.T) {
 	t.Parallel()
 	p := open(t, startServer(t, "-interval", "500ms").url+"/")
-	p.waitFor("points.length >= 3") // CPU has no value in the first
+	p.waitFor("lines.slots.length >= 3") // CPU has no value in the first
 	reached := map[string]bool{}
 	for range 15 {
 		p.do(chromedp.KeyEvent(kb.Tab))
@@ -919,7 +897,7 @@ func TestKeyboardReachesEverything(t *testing.T) {
 func TestPointerShowsALinesValueAndTime(t *testing.T) {
 	t.Parallel()
 	p := open(t, startServer(t, "-interval", "500ms").url+"/")
-	p.waitFor("points.length >= 2")
+	p.waitFor("lines.slots.length >= 2")
 	middle := eval[[]float64](p, `(() => {
 		const line = document.querySelector("#memory .line");
 		line.scrollIntoView();
