@@ -132,7 +132,7 @@ func TestEdgeWaitsForTheFirstExternalSnapshot(t *testing.T) {
 	if n := eval[int](p, "watched.streams"); n != 1 {
 		t.Errorf("the page opened %d streams", n)
 	}
-	for selector, want := range map[string]string{"#live": "waiting", "#status": "Waiting", "#message": "for the first snapshot", "#cpu .value": "N/A"} {
+	for selector, want := range map[string]string{"#live": "waiting", "#status": "Waiting", "#message": "No snapshot has come yet.", "#cpu .value": "N/A"} {
 		if got := p.text(selector); got != want {
 			t.Errorf("%s is %q, want %q", selector, got, want)
 		}
@@ -156,6 +156,33 @@ func TestEdgeWaitsForTheFirstExternalSnapshot(t *testing.T) {
 		p.waitForCPU("47%")
 		p.waitForState("live")
 	}
+}
+
+func TestEdgeKnowsItsSourceSoon(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-edge")
+	p := open(t, s.url+"/")
+	p.waitFor(`dashboard.source?.kind === "none"`)
+	s.put(t, external().json())
+	p.waitForSource("external")
+	p.waitFor(`document.querySelector("#age").textContent.endsWith(" s ago")`)
+}
+
+func TestEdgeWaitsAgainAfterDelete(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-edge")
+	s.put(t, external().json())
+	p := open(t, s.url+"/")
+	p.waitForSource("external")
+	s.remove(t)
+	eval[int](p, "connection.historyAt = 0")
+	p.waitForState("waiting")
+	if got := p.text("#status"); got != "Was online" || !eval[bool](p, isGrey) {
+		t.Errorf("an old snapshot is shown as %q, grey: %v", got, eval[bool](p, isGrey))
+	}
+	s.put(t, external().json())
+	p.waitForState("live")
+	p.waitForSource("external")
 }
 
 // A forwarder puts its newest snapshot again whenever its upstream sends a comment.

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -87,6 +88,7 @@ func run(m *testing.M) int {
 // A server is one process of the binary.
 type server struct {
 	url  string // without a slash at the end
+	path string // of the binary
 	args []string
 	cmd  *exec.Cmd
 }
@@ -94,20 +96,25 @@ type server struct {
 // startServer skips the test where there is no browser to look at the server.
 func startServer(t *testing.T, args ...string) *server {
 	t.Helper()
+	return startServerOn(t, "127.0.0.1:0", args...)
+}
+
+func startServerOn(t *testing.T, addr string, args ...string) *server {
+	t.Helper()
 	if chromium == nil && os.Getenv("SSE_PAGE_REQUIRED") != "" {
 		t.Fatal(missing)
 	} else if chromium == nil {
 		t.Skip(missing)
 	}
-	s := &server{args: args}
-	s.start(t, "127.0.0.1:0")
+	s := &server{path: binary, args: args}
+	s.start(t, addr)
 	t.Cleanup(func() { s.kill() })
 	return s
 }
 
 func (s *server) start(t *testing.T, addr string) {
 	t.Helper()
-	s.cmd = exec.Command(binary, append([]string{"-addr", addr}, s.args...)...)
+	s.cmd = exec.Command(s.path, append([]string{"-addr", addr}, s.args...)...)
 	stderr, err := s.cmd.StderrPipe()
 	if err == nil {
 		err = s.cmd.Start()
@@ -134,6 +141,10 @@ func (s *server) kill() {
 	s.cmd.Process.Kill()
 	s.cmd.Wait()
 }
+
+// stop lets the server hang until proceed.
+func (s *server) stop()    { s.cmd.Process.Signal(syscall.SIGSTOP) }
+func (s *server) proceed() { s.cmd.Process.Signal(syscall.SIGCONT) }
 
 func (s *server) restart(t *testing.T) {
 	t.Helper()
@@ -605,6 +616,7 @@ type slot struct {
 	Disk         *slotValue `json:"disk"`
 	Network      *slotValue `json:"network"`
 	ResponseTime *slotValue `json:"response_time"`
+	Cut          bool       `json:"cut"` // it may be of another source than the one before
 }
 
 type slotValue struct {
@@ -619,7 +631,8 @@ func (p *tab) slots() []slot {
 	all := eval[[]slot](p, "lines.slots")
 	last := int64(0)
 	for i, s := range all {
-		if s.Time%2000 != 0 || s.Time <= last {
+		isInOrder := s.Time > last || s.Cut && s.Time == last
+		if s.Time%2000 != 0 || !isInOrder {
 			p.Errorf("slot %d of %d is that of %d, after %d", i, len(all), s.Time, last)
 		}
 		last = s.Time
@@ -627,8 +640,26 @@ func (p *tab) slots() []slot {
 	return all
 }
 
-// hasSlotsOf checks that the page has the slots of a history, but for the newest, which may grow.
-func (p *tab) hasSlotsOf(h history) {
+// waitForHistory lets the page ask for the history until it has the server's slots.
+func (p *tab) waitForHistory(s *server) {
+	p.Helper()
+	var missing string
+	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+		eval[int](p, "connection.historyAt = 0")
+		h := s.history(p.T)
+		time.Sleep(200 * time.Millisecond)
+		missing = p.missingOf(h)
+		if missing == "" {
+			return
+		}
+		if time.Now().After(end) {
+			p.Fatal(missing)
+		}
+	}
+}
+
+// missingOf compares the page's slots with those of a history, but for the newest, which may grow.
+func (p *tab) missingOf(h history) string {
 	p.Helper()
 	all := map[int64]slot{}
 	for _, s := range p.slots() {
@@ -636,10 +667,13 @@ func (p *tab) hasSlotsOf(h history) {
 	}
 	for _, want := range h.Samples[:len(h.Samples)-1] {
 		got := all[want.Time]
-		if !got.CPU.is(want.CPU, want.Max["cpu"]) || !got.Network.is(want.Network, want.Max["network"]) {
-			p.Errorf("the slot of %d is %+v, and in the history %+v", want.Time, got, want)
+		if !got.CPU.is(want.CPU, want.Max["cpu"]) || !got.Memory.is(want.Memory, want.Max["memory"]) {
+			slot, _ := json.Marshal(got)
+			sample, _ := json.Marshal(want)
+			return fmt.Sprintf("the page has\n%s, and the history\n%s", slot, sample)
 		}
 	}
+	return ""
 }
 
 // is compares with a history's mean, and its maximum if there is another one.

@@ -184,7 +184,7 @@ func TestOtherStreamOfAnotherOriginIsRejected(t *testing.T) {
 	} {
 		p.do(chromedp.Navigate(s.url + "/?stream=" + url.QueryEscape(stream)))
 		want := "Only streams of " + s.url + " are shown: change stream= in this page's address."
-		if got := eval[string](p, `document.body.innerText.split(/\s*\n\s*/).join("|")`); got != "Dashboard"+host+"|Rejected|"+want {
+		if got := eval[string](p, `document.body.innerText.split(/\s*\n\s*/).join("|")`); got != "Dashboard "+host+"|Rejected|"+want {
 			t.Errorf("%q: the page says %q", stream, got)
 		}
 		if got := eval[string](p, "document.title"); got != "Rejected · "+host {

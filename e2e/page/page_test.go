@@ -1,7 +1,6 @@
 package page
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -10,23 +9,14 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/accessibility"
-	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/cdproto/heapprofiler"
-	"github.com/chromedp/cdproto/input"
-	"github.com/chromedp/cdproto/performance"
 	"github.com/chromedp/chromedp"
-	"github.com/chromedp/chromedp/kb"
 )
 
 var tiles = []string{"cpu", "memory", "disk", "network", "response_time"}
@@ -157,8 +147,10 @@ func TestHistoryIsDrawnAtOnceAndContinued(t *testing.T) {
 	if d := first[len(first)-1].Time - before.Samples[len(before.Samples)-1].Time; d > 5000 {
 		t.Errorf("the history was there after %d ms", d)
 	}
-	p.hasSlotsOf(before)
-	p.waitFor(`[...document.querySelectorAll(".line .curve")].every((e) => e.getAttribute("d"))`)
+	if missing := p.missingOf(before); missing != "" {
+		t.Error(missing)
+	}
+	p.waitFor(`[...document.querySelectorAll(".curve:not(.alarmed)")].every((e) => e.getAttribute("d"))`)
 	p.waitFor(fmt.Sprintf("lines.slots.length >= %d", len(first)+3))
 	if d := p.slots(); d[0].Time != first[0].Time || d[len(d)-1].Time <= first[len(first)-1].Time {
 		t.Error("the slots that follow do not continue the history")
@@ -276,20 +268,20 @@ func TestServerStalledIsStaleAndRecovers(t *testing.T) {
 	p := open(t, s.url+"/")
 	p.waitForState("live")
 	p.mayFail()
-	s.cmd.Process.Signal(syscall.SIGSTOP)
+	s.stop()
 	t.Logf("stale %v after the server was stopped", p.waitForState("stale").Round(time.Millisecond))
 	if got := p.text("#live"); !regexp.MustCompile(`^stale since \d\d:\d\d:\d\d`).MatchString(got) {
 		t.Errorf("beside the dot stands %q", got)
 	}
-	s.cmd.Process.Signal(syscall.SIGCONT)
+	s.proceed()
 	p.waitForState("live")
 
 	streams := eval[int](p, "watched.streams")
 	opened := s.debug(t).Opened
-	s.cmd.Process.Signal(syscall.SIGSTOP)
+	s.stop()
 	took := p.waitFor(fmt.Sprintf("watched.streams > %d", streams))
 	t.Logf("a new stream %v after the server was stopped", took.Round(time.Millisecond))
-	s.cmd.Process.Signal(syscall.SIGCONT)
+	s.proceed()
 	p.waitForState("live")
 	s.waitForStreams(t, 1)
 	if got := s.debug(t).Opened; got <= opened {
@@ -475,10 +467,10 @@ func TestServerStalledIsNoticedWithoutInterval(t *testing.T) {
 	p := open(t, s.url+"/")
 	p.waitFor("dashboard.interval === 0")
 	p.mayFail()
-	s.cmd.Process.Signal(syscall.SIGSTOP)
+	s.stop()
 	eval[int](p, "connection.historyAt = 0") // it is asked for each 30 s
 	p.waitForState("disconnected")
-	s.cmd.Process.Signal(syscall.SIGCONT)
+	s.proceed()
 	eval[int](p, "connection.historyAt = 0")
 	p.waitForState("live")
 }
@@ -667,271 +659,4 @@ func TestLayoutNeverScrollsSideways(t *testing.T) {
 			t.Errorf("at %d px these stand over an edge: %q", width, cut)
 		}
 	}
-}
-
-func TestMemoryStaysFlatForAnHour(t *testing.T) {
-	const rate = 200 // a second
-	n := 1800
-	if d, err := time.ParseDuration(os.Getenv("SSE_PAGE_LONG")); err == nil {
-		n = max(n, int(d.Seconds()*rate))
-	}
-	f := startFake(t)
-	p := open(t, f.url+"/")
-	p.waitFor("watched.streams === 1")
-	call(p, performance.Enable, performance.EnableParams{})
-	measure := func(i int) (nodes, heap float64) {
-		p.waitFor(fmt.Sprintf(`document.querySelector("#activities li .message")?.textContent.trim() === "Activity %d"`, i))
-		p.waitFor(`!document.querySelector("#activities .new")`) // no timer holds what is gone
-		call(p, heapprofiler.CollectGarbage, cdp.Empty{})
-		for _, m := range call(p, performance.GetMetrics, cdp.Empty{}).Metrics {
-			switch m.Name {
-			case "Nodes":
-				nodes = m.Value
-			case "JSHeapUsedSize":
-				heap = m.Value
-			}
-		}
-		return nodes, heap
-	}
-	// Made-up time ends at about now, and the pause of the first measurement is in it.
-	start := time.Now().Add(-time.Duration(n) * 2 * time.Second)
-	var feed []activity
-	var nodes, heap float64
-	tick := time.NewTicker(time.Second / rate)
-	defer tick.Stop()
-	for i := 1; i <= n; i++ {
-		at := start.Add(time.Duration(i) * 2 * time.Second)
-		feed = slices.Insert(feed, 0, activity{at.Format(time.TimeOnly), fmt.Sprintf("Activity %d", i), "info", "activity-info"})
-		feed = feed[:min(len(feed), 10)]
-		made := madeUp(fmt.Sprintf("%d%%", i%101), feed...)
-		made.Status.LastCheck = at.Format(time.TimeOnly)
-		f.send(t, at, made.json())
-		<-tick.C
-		if i == n/10 {
-			nodes, heap = measure(i)
-		}
-	}
-	gotNodes, gotHeap := measure(n)
-	t.Logf("%d snapshots; nodes %.0f, then %.0f; heap %.2f MB, then %.2f MB", n, nodes, gotNodes, heap/1e6, gotHeap/1e6)
-	if gotNodes > 1.1*nodes+50 {
-		t.Errorf("the document grew from %.0f nodes to %.0f", nodes, gotNodes)
-	}
-	if gotHeap > 1.5*heap+2e6 {
-		t.Errorf("the heap grew from %.0f bytes to %.0f", heap, gotHeap)
-	}
-	if got := len(p.activities()); got != 100 {
-		t.Errorf("%d activities are listed, want 100", got)
-	}
-	if got := len(p.slots()); got < 100 || got > 400 {
-		t.Errorf("the lines have %d slots", got)
-	}
-}
-
-func TestAccessibilityTreeNamesEverything(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "500ms", "-probe", failing(t))
-	p := open(t, s.url+"/")
-	p.waitFor(`document.querySelectorAll("#activities li").length >= 2 && lines.slots.length > 0`)
-	call(p, accessibility.Enable, cdp.Empty{})
-	count := map[string]int{}
-	for _, n := range call(p, accessibility.GetFullAXTree, accessibility.GetFullAXTreeParams{}).Nodes {
-		if n.Ignored {
-			continue
-		}
-		var role, name string
-		json.Unmarshal(n.Role.Value, &role)
-		if n.Name != nil {
-			json.Unmarshal(n.Name.Value, &name)
-		}
-		count[role]++
-		switch role {
-		case "button", "graphics-document", "image", "img", "Canvas", "region", "log", "meter", "progressbar", "slider", "heading", "RootWebArea":
-			if strings.TrimSpace(name) == "" {
-				t.Errorf("a %s has no name", role)
-			}
-		}
-	}
-	headings := eval[int](p, `document.querySelectorAll("h1").length`)
-	if count["main"] != 1 || count["log"] != 1 || count["button"] < 1 || headings != 1 {
-		t.Errorf("there are %d h1 and, by role, %v", headings, count)
-	}
-	if got := eval[string](p, "document.documentElement.lang"); got == "" {
-		t.Error("the document has no language")
-	}
-}
-
-func TestAccessibilityAxeFindsNothing(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "500ms")
-	alarmed := startServer(t, "-interval", "500ms", "-probe", failing(t))
-	dir := t.TempDir()
-	out, err := exec.Command("npm", "install", "--prefix", dir, "--no-save", "--silent", "--prefer-offline",
-		"--fetch-retries=0", "--fetch-timeout=10000", "axe-core@4.14.1").CombinedOutput()
-	axe, readErr := os.ReadFile(filepath.Join(dir, "node_modules/axe-core/axe.min.js"))
-	if err != nil || readErr != nil {
-		t.Skipf("axe-core cannot be had: %v %s", err, out)
-	}
-	p := open(t, s.url+"/")
-	check := func(state string) {
-		t.Helper()
-		for _, scheme := range []string{"light", "dark"} {
-			p.prefer("prefers-color-scheme", scheme, "prefers-reduced-motion", "reduce")
-			time.Sleep(300 * time.Millisecond)
-			for _, v := range eval[[]string](p, `axe.run(document, {resultTypes: ["violations"]}).then((r) => r.violations.map((v) =>
-				v.id + ": " + v.help + "\n" + v.nodes.map((n) => n.target + ": " + n.failureSummary).join("\n")))`) {
-				t.Errorf("%s, %s: %s", state, scheme, v)
-			}
-		}
-	}
-	eval[bool](p, string(axe)+"; true")
-	p.waitForState("live")
-	check("live")
-	p.do(chromedp.Navigate(alarmed.url + "/"))
-	eval[bool](p, string(axe)+"; true")
-	p.waitFor(`document.querySelectorAll("#activities li").length >= 2`)
-	check("alarmed")
-	p.mayFail()
-	alarmed.cmd.Process.Signal(syscall.SIGSTOP)
-	p.waitForState("stale")
-	check("stale")
-	alarmed.kill()
-	p.waitForState("disconnected")
-	check("disconnected")
-}
-
-func TestScreenshots(t *testing.T) {
-	t.Parallel()
-	dir := os.Getenv("SSE_PAGE_SCREENSHOTS")
-	if dir == "" {
-		t.Skip("SSE_PAGE_SCREENSHOTS names no directory")
-	}
-	s := startServer(t)
-	alarmed := startServer(t, "-probe", failing(t))
-	edge := startServer(t, "-edge")
-	wait, err := time.ParseDuration(os.Getenv("SSE_PAGE_SCREENSHOTS_AFTER"))
-	if err != nil {
-		wait = 20 * time.Second
-	}
-	time.Sleep(wait)
-	shoot := func(p *tab, name string, width, height int64, scale float64, shot chromedp.Action[[]byte]) {
-		t.Helper()
-		p.do(chromedp.EmulateViewport(width, height, chromedp.EmulateScale(scale)))
-		time.Sleep(3 * time.Second) // what is new stands out for a moment
-		png, err := chromedp.Run(p.ctx, shot)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	}
-	screen, whole := chromedp.CaptureScreenshot(), chromedp.FullScreenshot(100)
-	p := open(t, s.url+"/")
-	p.waitForState("live")
-	p.do(chromedp.Click(chromedp.CSS("#test")))
-	shoot(p, "light", 1280, 960, 2, screen)
-	shoot(p, "narrow", 320, 700, 2, whole)
-	shoot(p, "wide", 2560, 1440, 1, screen)
-	p.prefer("prefers-color-scheme", "dark")
-	shoot(p, "dark", 1280, 960, 2, screen)
-	p.prefer("prefers-color-scheme", "light")
-	p.do(chromedp.Navigate(alarmed.url + "/"))
-	p.waitForState("live")
-	shoot(p, "alarmed", 1280, 960, 2, screen)
-	p.mayFail()
-	alarmed.kill()
-	p.waitForState("disconnected")
-	shoot(p, "disconnected", 1280, 960, 2, screen)
-	p.do(chromedp.Navigate(edge.url + "/"))
-	p.waitFor("dashboard.counted > 0")
-	shoot(p, "waiting", 1280, 960, 2, screen)
-	edge.put(t, madeUp("45%", activity{"15:04:05", "Deployed v42", "success", "activity-success"}).json())
-	p.waitForState("live")
-	shoot(p, "external", 1280, 960, 2, screen)
-	edge.kill()
-	p.waitForState("disconnected")
-	edge.restart(t)
-	p.waitForState("waiting")
-	shoot(p, "waiting-again", 1280, 960, 2, screen)
-}
-
-// tips are the texts of the tips that are visible.
-const tips = `[...document.querySelectorAll(".tip")].filter((e) => e.checkVisibility({visibilityProperty: true, opacityProperty: true})
-	&& e.getClientRects().length).map((e) => e.textContent.trim())`
-
-var tipPattern = regexp.MustCompile(`\d\s?%.*\d\d:\d\d:\d\d|\d\d:\d\d:\d\d.*\d\s?%`)
-
-func (p *tab) mustTip(how string) {
-	p.Helper()
-	p.waitFor(tips + ".length > 0")
-	if got := eval[[]string](p, tips); len(got) != 1 || !tipPattern.MatchString(got[0]) {
-		p.Errorf("%s a line shows %q, want one value with its time", how, got)
-	}
-}
-
-func TestKeyboardReachesEverything(t *testing.T) {
-	t.Parallel()
-	p := open(t, startServer(t, "-interval", "500ms").url+"/")
-	p.waitFor("lines.slots.length >= 3") // CPU has no value in the first
-	reached := map[string]bool{}
-	for range 15 {
-		p.do(chromedp.KeyEvent(kb.Tab))
-		id := eval[string](p, `(document.activeElement.closest("#test, #activities, `+"#"+strings.Join(tiles, ", #")+`") ?? document.activeElement).id`)
-		reached[id] = true
-		if id == "cpu" || id == "memory" {
-			p.do(chromedp.KeyEvent(kb.ArrowLeft))
-			p.mustTip("an arrow key on")
-		}
-	}
-	for _, id := range append([]string{"test"}, tiles...) {
-		if !reached[id] {
-			t.Errorf("Tab does not reach #%s: only %v", id, reached)
-		}
-	}
-	p.waitFor(tips + ".length === 0")
-	eval[bool](p, `document.querySelector("#test").focus(), true`)
-	p.do(chromedp.KeyEvent(kb.Enter))
-	p.waitFor(`/broadcast/i.test(document.querySelector("#answer").textContent)`)
-}
-
-func TestPointerShowsALinesValueAndTime(t *testing.T) {
-	t.Parallel()
-	p := open(t, startServer(t, "-interval", "500ms").url+"/")
-	p.waitFor("lines.slots.length >= 2")
-	middle := eval[[]float64](p, `(() => {
-		const line = document.querySelector("#memory .line");
-		line.scrollIntoView();
-		const r = line.getBoundingClientRect();
-		return [r.x + r.width / 2, r.y + r.height / 2];
-	})()`)
-	p.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, middle[0], middle[1]))
-	p.mustTip("pointing at")
-	p.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, 1, 1))
-	p.waitFor(tips + ".length === 0")
-	call(p, input.DispatchTouchEvent, input.DispatchTouchEventParams{Type: input.DispatchTouchEventTypeTouchStart,
-		TouchPoints: []*input.TouchPoint{{X: middle[0], Y: middle[1]}}})
-	p.mustTip("touching")
-}
-
-func TestLocksMissingHiddenTabHasNoStream(t *testing.T) {
-	t.Parallel()
-	s := startServer(t, "-interval", "500ms")
-	const noLocks = `delete Navigator.prototype.locks`
-	first := open(t, s.url+"/", noLocks)
-	second := first.another(s.url+"/", noLocks)
-	first.waitForState("live")
-	second.waitForState("live")
-	s.waitForStreams(t, 2)
-	eval[bool](second, `Object.defineProperty(document, "hidden", {get: () => true, configurable: true}),
-		Object.defineProperty(document, "visibilityState", {get: () => "hidden", configurable: true}),
-		document.dispatchEvent(new Event("visibilitychange"))`)
-	s.waitForStreams(t, 1)
-	eval[bool](second, `delete document.hidden, delete document.visibilityState, document.dispatchEvent(new Event("visibilitychange"))`)
-	s.waitForStreams(t, 2)
-	second.waitForState("live")
-	first.waitForState("live")
-	eval[bool](second, `dispatchEvent(new PageTransitionEvent("pagehide", {persisted: true}))`)
-	s.waitForStreams(t, 1)
-	eval[bool](second, `dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true}))`)
-	s.waitForStreams(t, 2)
 }

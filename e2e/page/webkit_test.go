@@ -24,7 +24,7 @@ func TestWebKitShowsThePageInTwoTabs(t *testing.T) {
 		unit := strings.TrimLeft(newest().Metrics[key], "0123456789.")
 		d.waitFor(fmt.Sprintf(`document.querySelector("#%s .value").textContent.endsWith(%q)`, key, unit))
 	}
-	d.waitFor(`document.querySelector("#memory .curve").getAttribute("d").length > 10`)
+	d.waitFor(`document.querySelector("#memory .curve").getAttribute("d")?.length > 10`)
 
 	first := d.handle()
 	d.newTab(s.url + "/")
