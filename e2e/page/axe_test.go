@@ -13,14 +13,19 @@ import (
 func axeScript(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	out, err := exec.Command("npm", "install", "--prefix", dir, "--no-save", "--silent", "--prefer-offline",
-		"--fetch-retries=0", "--fetch-timeout=10000", "axe-core@4.14.1").CombinedOutput()
+	install := exec.Command("npm", "install", "--prefix", dir, "--no-save", "--silent",
+		"--prefer-offline", "--fetch-retries=0", "--fetch-timeout=10000", "axe-core@4.14.1")
+	out, err := install.CombinedOutput()
 	script, readErr := os.ReadFile(filepath.Join(dir, "node_modules/axe-core/axe.min.js"))
 	if err != nil || readErr != nil {
 		t.Skipf("axe-core cannot be had: %v %s", err, out)
 	}
 	return string(script) + "; true"
 }
+
+const violations = `axe.run(document, {resultTypes: ["violations"]}).then(({violations}) =>
+	violations.map(({id, help, nodes}) => [id + ": " + help,
+		...nodes.map((n) => n.target + ": " + n.failureSummary)].join("\n")))`
 
 // schemes are the media features of each look of the page.
 var schemes = map[string][]string{
@@ -37,8 +42,7 @@ func (p *tab) axeFindsNothing(script, state string) {
 	for look, features := range schemes {
 		p.prefer(append(features, "prefers-reduced-motion", "reduce")...)
 		eval[bool](p, drawn)
-		for _, violation := range eval[[]string](p, `axe.run(document, {resultTypes: ["violations"]}).then((r) =>
-			r.violations.map((v) => v.id + ": " + v.help + "\n" + v.nodes.map((n) => n.target + ": " + n.failureSummary).join("\n")))`) {
+		for _, violation := range eval[[]string](p, violations) {
 			p.Errorf("%s, %s: %s", state, look, violation)
 		}
 	}
@@ -68,7 +72,7 @@ func TestAxeFindsNothingOfAnAlarm(t *testing.T) {
 	s := startServer(t, "-interval", "500ms", "-probe", failing(t))
 	p := open(t, s.url+"/")
 	p.waitFor(`document.querySelectorAll("#activities li").length >= 2`)
-	p.waitFor(`document.querySelector("#response_time").dataset.level === "2"`)
+	p.waitForLevel("#response_time", "2")
 	p.axeFindsNothing(axe, "live")
 	p.mayFail()
 	s.stop()
@@ -91,7 +95,7 @@ func TestAxeFindsNothingOfOtherSources(t *testing.T) {
 	p.axeFindsNothing(axe, "live")
 	put.Status.Status = "stale"
 	s.put(t, put.json())
-	p.waitFor(`document.querySelector("#status").textContent === "Stale"`)
+	p.waitForText("#status", "Stale")
 	p.axeFindsNothing(axe, "live")
 	failed := open(t, s.url+"/", `delete globalThis.EventSource`)
 	failed.axeFindsNothing(axe, "failed")

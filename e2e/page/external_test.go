@@ -123,7 +123,7 @@ func TestEdgeWaitsForTheFirstExternalSnapshot(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-edge")
 	p := open(t, s.url+"/", ownClock)
-	p.waitFor(`document.querySelector("#viewers").textContent === "1"`)
+	p.waitForText("#viewers", "1")
 	eval[bool](p, "watchStates(), true")
 	p.advance()
 	if got := p.seen(); !slices.Equal(got, []string{"waiting"}) {
@@ -239,7 +239,7 @@ func TestTestBroadcastAnswerIsShown(t *testing.T) {
 	} {
 		status, kind, body = c.status, c.kind, c.body
 		p.do(chromedp.Click(chromedp.CSS("#test")))
-		p.waitFor(fmt.Sprintf(`document.querySelector("#answer").textContent.trim() === %q`, c.want))
+		p.waitForText("#answer", c.want)
 	}
-	p.waitFor(`document.querySelector("#viewers").textContent === "20"`)
+	p.waitForText("#viewers", "20")
 }

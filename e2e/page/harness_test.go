@@ -71,7 +71,8 @@ func run(m *testing.M) int {
 		if err != nil {
 			continue
 		}
-		alloc, cancel := chromedp.NewExecAllocator(context.Background(), append(opts, chromedp.ExecPath(path))...)
+		opts = append(opts, chromedp.ExecPath(path))
+		alloc, cancel := chromedp.NewExecAllocator(context.Background(), opts...)
 		defer cancel()
 		ctx, cancel := chromedp.NewContext(alloc)
 		defer cancel()
@@ -164,7 +165,9 @@ func (s *server) debug(t *testing.T) (d debug) {
 
 func (s *server) waitForStreams(t *testing.T, want int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%d streams are open", want), func() bool { return s.debug(t).Open == want })
+	eventually(t, fmt.Sprintf("%d streams are open", want), func() bool {
+		return s.debug(t).Open == want
+	})
 }
 
 func get(t *testing.T, url string, v any) {
@@ -212,8 +215,15 @@ func madeUp(cpu string, list ...activity) (s snapshot) {
 	s.Timestamp = time.Now().Format(time.TimeOnly)
 	s.Status.Status, s.Status.Uptime = "online", "2 days, 14 hours"
 	s.Status.LastCheck, s.Status.Message = s.Timestamp, "System running normally"
-	s.Metrics = map[string]string{"cpu": cpu, "memory": "67%", "disk": "23%", "network": "125 Mbps", "response_time": "87ms"}
-	s.Activities = append([]activity{{s.Timestamp, "Dashboard updated", "info", "activity-info"}}, list...)
+	s.Metrics = map[string]string{
+		"cpu":           cpu,
+		"memory":        "67%",
+		"disk":          "23%",
+		"network":       "125 Mbps",
+		"response_time": "87ms",
+	}
+	own := activity{s.Timestamp, "Dashboard updated", "info", "activity-info"}
+	s.Activities = append([]activity{own}, list...)
 	return s
 }
 
@@ -254,11 +264,15 @@ func reverseProxy(address string) http.Handler {
 	return proxy
 }
 
+type proxyHandler = func(w http.ResponseWriter, r *http.Request, next http.Handler)
+
 // inFront is a proxy before the server: handle may answer for it, or pass the request on to next.
-func (s *server) inFront(t *testing.T, handle func(w http.ResponseWriter, r *http.Request, next http.Handler)) *httptest.Server {
+func (s *server) inFront(t *testing.T, handle proxyHandler) *httptest.Server {
 	t.Helper()
 	next := reverseProxy(s.url)
-	p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handle(w, r, next) }))
+	p := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handle(w, r, next)
+	}))
 	t.Cleanup(func() { p.CloseClientConnections(); p.Close() })
 	return p
 }
@@ -427,8 +441,11 @@ func (f *fake) send(t *testing.T, at time.Time, data string) {
 
 // watch runs in each page before its own script.
 const watch = `globalThis.watched = {streams: 0, liveAfter: 0};
-globalThis.EventSource = class extends EventSource { constructor(...a) { super(...a); watched.streams++; } };
-addEventListener("securitypolicyviolation", (e) => console.error("refused by policy:", e.violatedDirective, e.blockedURI));
+globalThis.EventSource = class extends EventSource {
+  constructor(...a) { super(...a); watched.streams++; }
+};
+addEventListener("securitypolicyviolation", (e) =>
+  console.error("refused by policy:", e.violatedDirective, e.blockedURI));
 new MutationObserver((_, o) => {
   if (document.body?.dataset.state !== "live") return;
   watched.liveAfter = performance.now();
@@ -458,7 +475,8 @@ func (p *tab) another(url string, scripts ...string) *tab {
 	return newTab(p.T, p.ctx, url, scripts)
 }
 
-func newTab(t *testing.T, parent context.Context, url string, scripts []string, opts ...chromedp.ContextOption) *tab {
+func newTab(t *testing.T, parent context.Context, url string, scripts []string,
+	opts ...chromedp.ContextOption) *tab {
 	t.Helper()
 	p := &tab{T: t}
 	p.ctx, p.cancel = chromedp.NewContext(parent, append(opts, chromedp.WithListener(p.listen))...)
@@ -473,7 +491,8 @@ func newTab(t *testing.T, parent context.Context, url string, scripts []string, 
 	// A tab behind another one counts as seen, too.
 	call(p, emulation.SetFocusEmulationEnabled, emulation.SetFocusEmulationEnabledParams{Enabled: true})
 	for _, script := range append([]string{watch}, scripts...) {
-		call(p, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: script})
+		params := page.AddScriptToEvaluateOnNewDocumentParams{Source: script}
+		call(p, page.AddScriptToEvaluateOnNewDocument, params)
 	}
 	p.do(chromedp.Navigate(url))
 	return p
@@ -563,9 +582,9 @@ func eval[T any](p *tab, expression string) T {
 // isShown tells whether there is such an element that can be seen.
 func (p *tab) isShown(selector string) bool {
 	p.Helper()
-	return eval[bool](p, fmt.Sprintf(`(document.querySelector(%q)?.getClientRects().length > 0
-		&& document.querySelector(%[1]q).checkVisibility({visibilityProperty: true, opacityProperty: true}))`,
-		selector))
+	return eval[bool](p, fmt.Sprintf(`((e) => e?.getClientRects().length > 0
+		&& e.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+		(document.querySelector(%q))`, selector))
 }
 
 // attribute gives an attribute of an element.
@@ -577,7 +596,8 @@ func (p *tab) attribute(selector, name string) string {
 
 func (p *tab) text(selector string) string {
 	p.Helper()
-	return eval[string](p, fmt.Sprintf("(document.querySelector(%q)?.textContent ?? 'no such element').trim()", selector))
+	const content = "(document.querySelector(%q)?.textContent ?? 'no such element').trim()"
+	return eval[string](p, fmt.Sprintf(content, selector))
 }
 
 // waitFor waits until a JavaScript expression is true, and tells how long that took.
@@ -586,7 +606,9 @@ func (p *tab) waitFor(expression string) time.Duration {
 	start := time.Now()
 	for !eval[bool](p, "!!("+expression+")") {
 		if time.Since(start) > patience {
-			p.Fatalf("never came: %s\nthe page is %q and says %q; console: %q", expression, eval[string](p, "document.body.dataset.state"), p.text("#live"), p.takeProblems())
+			state := eval[string](p, "document.body.dataset.state")
+			p.Fatalf("never came: %s\nthe page is %q and says %q; console: %q",
+				expression, state, p.text("#live"), p.takeProblems())
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -598,12 +620,30 @@ func (p *tab) waitForState(state string) time.Duration {
 	return p.waitFor(fmt.Sprintf("document.body.dataset.state === %q", state))
 }
 
+// waitForText waits until an element has that text.
+func (p *tab) waitForText(selector, want string) {
+	p.Helper()
+	p.waitFor(fmt.Sprintf(`document.querySelector(%q)?.textContent.trim() === %q`, selector, want))
+}
+
+func (p *tab) waitForStart(selector, want string) {
+	p.Helper()
+	p.waitFor(fmt.Sprintf(`document.querySelector(%q)?.textContent.startsWith(%q)`, selector, want))
+}
+
+// waitForLevel waits until an element has that level, "0" to "2".
+func (p *tab) waitForLevel(selector, want string) {
+	p.Helper()
+	p.waitFor(fmt.Sprintf(`document.querySelector(%q)?.dataset.level === %q`, selector, want))
+}
+
 // prefer sets media features, such as prefers-color-scheme.
 func (p *tab) prefer(nameAndValue ...string) {
 	p.Helper()
 	var features []*emulation.MediaFeature
 	for i := 0; i < len(nameAndValue); i += 2 {
-		features = append(features, &emulation.MediaFeature{Name: nameAndValue[i], Value: nameAndValue[i+1]})
+		feature := emulation.MediaFeature{Name: nameAndValue[i], Value: nameAndValue[i+1]}
+		features = append(features, &feature)
 	}
 	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features})
 }
@@ -691,7 +731,7 @@ func (v *slotValue) is(mean *float64, most float64) bool {
 func (p *tab) activities() []string {
 	p.Helper()
 	all := eval[[]string](p, `[...document.querySelectorAll("#activities li")].map((li) =>
-		li.querySelector(".time").textContent.trim() + " " + li.querySelector(".message").textContent.trim())`)
+		[".time", ".message"].map((part) => li.querySelector(part).textContent.trim()).join(" "))`)
 	seen := map[string]bool{}
 	for _, a := range all {
 		if seen[a] {

@@ -51,7 +51,8 @@ func TestMemoryStaysFlatForAnHour(t *testing.T) {
 	for i := 1; i <= n; i++ {
 		at := start.Add(time.Duration(i) * interval)
 		message := fmt.Sprintf("Activity %d", i)
-		feed = slices.Insert(feed, 0, activity{at.Format(time.TimeOnly), message, "info", "activity-info"})
+		added := activity{at.Format(time.TimeOnly), message, "info", "activity-info"}
+		feed = slices.Insert(feed, 0, added)
 		feed = feed[:min(len(feed), 10)]
 		made := madeUp(fmt.Sprintf("%d%%", i%101), feed...)
 		made.Status.LastCheck = at.Format(time.TimeOnly)
@@ -86,5 +87,5 @@ func TestMemoryStaysFlatForAnHour(t *testing.T) {
 
 func (p *tab) waitForActivity(message string) {
 	p.Helper()
-	p.waitFor(fmt.Sprintf(`document.querySelector("#activities li .message")?.textContent.trim() === %q`, message))
+	p.waitForText("#activities li .message", message)
 }

@@ -122,7 +122,7 @@ const ofStream = "/?stream=/sub/dashboard"
 
 func (p *tab) waitForCPU(want string) {
 	p.Helper()
-	p.waitFor(fmt.Sprintf(`document.querySelector("#cpu .value").textContent === %q`, want))
+	p.waitForText("#cpu .value", want)
 }
 
 func TestOtherStreamShowsEventsInOrderOfArrival(t *testing.T) {

@@ -92,7 +92,7 @@ func TestActivitiesListATestBroadcastOnce(t *testing.T) {
 	for i := 0; i < 3; i++ {
 		p.do(chromedp.Click(chromedp.CSS("#test")))
 		p.waitFor(`/broadcast/i.test(document.querySelector("#answer").textContent)`)
-		p.waitFor(`document.querySelector("#activities li .message")?.textContent.trim() === "Test broadcast"`)
+		p.waitForText("#activities li .message", "Test broadcast")
 		time.Sleep(1100 * time.Millisecond) // the next one has another time
 	}
 	all := strings.Join(p.activities(), "\n")
@@ -107,10 +107,10 @@ func TestActivitiesListATestBroadcastOnce(t *testing.T) {
 func TestAlarmIsShownInWords(t *testing.T) {
 	t.Parallel()
 	p := open(t, startServer(t, "-interval", "500ms", "-probe", failing(t)).url+"/")
-	p.waitFor(`document.querySelector("#status").textContent.trim() === "Critical"`)
+	p.waitForText("#status", "Critical")
 	p.waitFor(`document.querySelectorAll("#activities li").length >= 2`)
 	p.waitFor(`document.title.startsWith("Critical · Response time N/A · ")`)
-	p.waitFor(`document.querySelector("#response_time").dataset.level === "2"`)
+	p.waitForLevel("#response_time", "2")
 	p.waitFor(`/^Critical since \d\d:\d\d:\d\d$/.test(document.querySelector("#response_time .word").textContent)`)
 	if got := p.text("#cpu .word") + eval[string](p, `document.querySelector("#cpu").dataset.level`); got != "0" {
 		t.Errorf("the CPU, which is well, is marked %q", got)
@@ -406,7 +406,7 @@ func TestSnapshotIfOldIsIgnoredUnlessFirst(t *testing.T) {
 	old := strings.ReplaceAll(madeUp("77%").json(), "Dashboard updated", "Long ago")
 	eval[bool](first, fmt.Sprintf(`connection.receive({lastEventId: String(dashboard.id - 5000), data: %q}), true`, old))
 	eval[bool](first, fmt.Sprintf(`tabs.channel.postMessage({snapshot: %s, id: dashboard.id - 5000}), tabs.channel.postMessage({streams: 12345}), true`, old))
-	second.waitFor(`document.querySelector("#viewers").textContent === "12345"`) // it came after that
+	second.waitForText("#viewers", "12345") // it came after that
 	for _, p := range []*tab{first, second} {
 		if got := p.text("#cpu .value"); got == "77%" || len(p.activities()) > 0 {
 			t.Errorf("an old snapshot is shown: %s, %q", got, p.activities())
@@ -415,7 +415,7 @@ func TestSnapshotIfOldIsIgnoredUnlessFirst(t *testing.T) {
 	// The server's clock was put back, and it was started anew: that is no old snapshot.
 	eval[bool](first, fmt.Sprintf(`connection.isFirst = true, connection.receive({lastEventId: String(dashboard.id - 5000), data: %q}), true`, old))
 	for _, p := range []*tab{first, second} {
-		p.waitFor(`document.querySelector("#cpu .value").textContent === "77%"`)
+		p.waitForText("#cpu .value", "77%")
 	}
 }
 
@@ -486,7 +486,7 @@ func TestStreamTextStaysText(t *testing.T) {
 		bad.Metrics[id] = img
 	}
 	f.send(t, time.Now(), bad.json())
-	p.waitFor(fmt.Sprintf(`document.querySelector("#activities li .message")?.textContent === %q`, img))
+	p.waitForText("#activities li .message", img)
 	for _, selector := range []string{"#cpu .value", "#response_time .value", "#message", "#activities li .level"} {
 		if got := p.text(selector); !strings.EqualFold(got, img) {
 			t.Errorf("%s shows %q", selector, got)
@@ -506,7 +506,7 @@ func TestStreamTextStaysText(t *testing.T) {
 		good := fmt.Sprintf("%d%%", 20+i)
 		send(data)
 		send(madeUp(good).json())
-		p.waitFor(fmt.Sprintf(`document.querySelector("#cpu .value").textContent.trim() === %q`, good))
+		p.waitForText("#cpu .value", good)
 		p.waitForState("live")
 	}
 	if eval[bool](p, `!!globalThis.hacked || document.querySelectorAll("img, [onclick]").length > 0`) {
@@ -555,7 +555,7 @@ func (p *tab) seesStaleStatus(send func(data string)) {
 		p.Errorf("the activities are %q", got)
 	}
 	send(madeUp("46%").json())
-	p.waitFor(`document.querySelector("#cpu .value").textContent === "46%"`)
+	p.waitForText("#cpu .value", "46%")
 	if eval[bool](p, isGrey) || p.text("#status")+p.text("#live") != "Onlinelive" || len(p.slots()) != 1 {
 		p.Errorf("fresh metrics are grey, %q, %q, or not drawn", p.text("#status"), p.text("#live"))
 	}

@@ -88,7 +88,7 @@ func TestPeakWithinASlotIsKept(t *testing.T) {
 	if got := *slots[1].CPU; got != (slotValue{Mean: 30, Max: 30, Count: 1}) {
 		t.Errorf("the second slot is %+v", got)
 	}
-	p.waitFor(`document.querySelector("#cpu .highest").textContent === "90%"`)
+	p.waitForText("#cpu .highest", "90%")
 	tops := eval[[]float64](p, boxes+`("#cpu")`)
 	if d := tops[0] - tops[1]; d < .4 || d > .6 {
 		t.Errorf("the band begins %v of the chart above the line, want half of it", d)
@@ -108,7 +108,7 @@ func TestPeakWithoutASnapshotIsShown(t *testing.T) {
 	p := open(t, f.url+"/")
 	f.send(t, time.Now(), madeUp("20%").json())
 	p.waitForCPU("20%")
-	p.waitFor(`document.querySelector("#cpu .highest").textContent === "97%"`)
+	p.waitForText("#cpu .highest", "97%")
 }
 
 func TestPeakIsGoneAfterTenMinutes(t *testing.T) {
@@ -120,8 +120,8 @@ func TestPeakIsGoneAfterTenMinutes(t *testing.T) {
 	})
 	p := open(t, f.url+"/")
 	f.send(t, time.Now(), madeUp("20%").json())
-	p.waitFor(`document.querySelector("#cpu .highest").textContent === "99%"`)
-	p.waitFor(`document.querySelector("#cpu .highest").textContent === "21%"`)
+	p.waitForText("#cpu .highest", "99%")
+	p.waitForText("#cpu .highest", "21%")
 }
 
 func TestHistoryReplacesThePagesSlots(t *testing.T) {

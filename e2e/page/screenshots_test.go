@@ -57,7 +57,7 @@ func TestScreenshots(t *testing.T) {
 	fails.Store(true)
 	work(7 * time.Second)
 	fails.Store(false)
-	p.waitFor(`document.querySelector("#response_time").dataset.level === "0"`)
+	p.waitForLevel("#response_time", "0")
 	p.shoot("outage", 1280, 800, 2, false)
 	p.do(chromedp.Focus(chromedp.CSS("#cpu .line")))
 	p.do(chromedp.KeyEvent(kb.ArrowLeft))
@@ -129,7 +129,7 @@ func TestScreenshotsOfOtherSources(t *testing.T) {
 	p.shoot("external-unknown-phone", 375, 812, 2, true)
 	put.Status.Status, put.Status.Message = "stale", "No snapshot since 15:04:05"
 	s.put(t, put.json())
-	p.waitFor(`document.querySelector("#status").textContent === "Stale"`)
+	p.waitForText("#status", "Stale")
 	p.shoot("external-stale", 1280, 800, 2, false)
 	p.mayFail()
 	s.kill()

@@ -157,7 +157,7 @@ func TestSourceFloodAsksRarely(t *testing.T) {
 		f.send(t, begin.Add(time.Duration(i)*time.Millisecond), madeUp("20%", flood...).json())
 		time.Sleep(5 * time.Millisecond)
 	}
-	p.waitFor(`document.querySelector("#activities .message").textContent === "Activity 5999"`)
+	p.waitForText("#activities .message", "Activity 5999")
 	most := 2 + int(time.Since(begin).Seconds()*4)
 	if got := f.queries(); len(got) > most {
 		t.Errorf("600 snapshots that do not continue asked %d times, want %d at most", len(got), most)
@@ -230,6 +230,25 @@ func TestExternalLinesBeginEmptyAtEachLoad(t *testing.T) {
 	p.waitForSource("external")
 	if got := p.slots(); len(got) != 1 {
 		t.Errorf("after another load there are %d slots", len(got))
+	}
+}
+
+// The server may send it again and again, to others or at its interval.
+func TestExternalAgeIsThatOfItsPut(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms")
+	s.put(t, external().json())
+	begun := time.Now()
+	p := open(t, s.url+"/")
+	p.waitForSource("external")
+	const age = `parseInt(document.querySelector("#age").textContent)`
+	p.waitFor(age + " >= 4")
+	s.follow(t) // another stream
+	later := open(t, s.url+"/")
+	later.waitForSource("external")
+	later.waitFor(age + " >= 5")
+	if got := eval[float64](p, age); got > time.Since(begun).Seconds()+1 {
+		t.Errorf("after %v the age is %v s", time.Since(begun), got)
 	}
 }
 

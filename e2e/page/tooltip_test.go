@@ -13,11 +13,13 @@ import (
 )
 
 // tips are the texts of the tips that are visible.
-const tips = `[...document.querySelectorAll(".tip")].filter((e) => e.checkVisibility({visibilityProperty: true, opacityProperty: true})
-	&& e.getClientRects().length).map((e) => e.textContent.trim())`
+const tips = `[...document.querySelectorAll(".tip")].filter((e) => e.getClientRects().length > 0
+	&& e.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+	.map((e) => e.textContent.trim())`
 
 // drawn becomes true when all that was to be drawn is.
-const drawn = `new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))`
+const drawn = `new Promise((done) =>
+	requestAnimationFrame(() => requestAnimationFrame(() => done(true))))`
 
 var timeOfDay = regexp.MustCompile(`\d\d:\d\d:\d\d`)
 
@@ -119,7 +121,8 @@ func TestKeyboardReachesEverything(t *testing.T) {
 	reached := map[string]bool{}
 	for range 15 {
 		p.do(chromedp.KeyEvent(kb.Tab))
-		id := eval[string](p, `(document.activeElement.closest(".tile, #test, #activities") ?? document.activeElement).id`)
+		id := eval[string](p, `(document.activeElement.closest(".tile, #test, #activities")
+			?? document.activeElement).id`)
 		reached[id] = true
 		if id == "cpu" || id == "memory" {
 			p.do(chromedp.KeyEvent(kb.ArrowLeft))
@@ -151,7 +154,8 @@ func TestKeyboardWalksAlongALine(t *testing.T) {
 	says := func(key, want string) {
 		t.Helper()
 		p.do(chromedp.KeyEvent(key))
-		p.waitFor(fmt.Sprintf(`document.querySelector("#cpu .line").ariaValueText.startsWith(%q)`, want))
+		const says = `document.querySelector("#cpu .line").ariaValueText.startsWith(%q)`
+		p.waitFor(fmt.Sprintf(says, want))
 	}
 	says(kb.Home, "11% at ")
 	says(kb.ArrowRight, "12% at ")

@@ -22,7 +22,8 @@ func TestWebKitShowsThePageInTwoTabs(t *testing.T) {
 	}
 	for _, key := range tiles {
 		unit := strings.TrimLeft(newest().Metrics[key], "0123456789.")
-		d.waitFor(fmt.Sprintf(`document.querySelector("#%s .value").textContent.endsWith(%q)`, key, unit))
+		const ends = `document.querySelector("#%s .value").textContent.endsWith(%q)`
+		d.waitFor(fmt.Sprintf(ends, key, unit))
 	}
 	d.waitFor(`document.querySelector("#memory .curve").getAttribute("d")?.length > 10`)
 
