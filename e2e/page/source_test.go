@@ -89,6 +89,7 @@ func TestSourceOfAnotherServerBeginsAnew(t *testing.T) {
 func TestSourceIsAskedForAfterABreak(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
+	f.tell(func(h *history) { h.Interval = 3600 }) // no snapshot is late
 	p := open(t, f.url+"/")
 	old := activity{"15:04:05", "Deployed v42", "success", "activity-success"}
 	s := madeUp("45%", old)

@@ -255,9 +255,11 @@ func TestAccessibilityOneRegionSpeaks(t *testing.T) {
 	if got := p.takeSpoken(); len(got) != 1 {
 		t.Errorf("two activities are said as %q", got)
 	}
-	send("Deployed v44")
-	heard("Deployed v44") // the same words are said again
-	p.takeSpoken()
+	for range 2 { // the same words are said again
+		send("Deployed v44")
+		heard("Deployed v44")
+		p.takeSpoken()
+	}
 	send()
 	p.waitFor(fmt.Sprintf("dashboard.id === %d", at.UnixMilli()))
 	if got := p.takeSpoken(); len(got) > 0 {

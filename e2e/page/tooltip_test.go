@@ -170,3 +170,35 @@ func TestKeyboardWalksAlongALine(t *testing.T) {
 	p.do(chromedp.KeyEvent(kb.Escape))
 	p.waitFor(tips + ".length === 0")
 }
+
+func TestTooltipStaysOnTheScreen(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	at := time.Now()
+	f.tell(func(h *history) {
+		h.Samples = samplesOf(at, repeat(50, 299)...)
+		for i := range h.Samples {
+			h.Samples[i].Max = map[string]float64{"cpu": 100, "network": 1250, "response_time": 1400}
+		}
+	})
+	p := open(t, f.url+"/")
+	f.send(t, at, madeUp("50%").json())
+	p.waitFor("lines.slots.length >= 299")
+	for _, width := range []int64{320, 375, 768, 1280, 1920} {
+		p.do(chromedp.EmulateViewport(width, 800))
+		eval[bool](p, `document.querySelector("#cpu .line").focus(), true`)
+		for _, key := range []string{kb.Home, kb.End} {
+			p.do(chromedp.KeyEvent(key))
+			p.mustTip("a key on")
+			eval[bool](p, drawn)
+			for i, b := range p.boxes(".tip") {
+				if b.Left < 0 || b.Right > float64(width) {
+					t.Errorf("at %d px tip %d is at %+v", width, i, b)
+				}
+			}
+			if d := eval[int](p, "document.scrollingElement.scrollWidth - innerWidth"); d > 0 {
+				t.Errorf("at %d px tips make the page %d px too wide", width, d)
+			}
+		}
+	}
+}
