@@ -1583,10 +1583,10 @@ var pageTemplate string
 // and so notices a newer version.
 var pageHash = fmt.Sprintf("%x", sha256.Sum256([]byte(pageTemplate)))
 
-var comments = regexp.MustCompile(`(?m)^ *// .*\n| // .*$`)
+var commentsAndIndentation = regexp.MustCompile(`(?m)^ *// .*\n| // .*$|^ +`)
 
 // page is what a browser gets. It does not need the comments of the script.
-var page = strings.Replace(comments.ReplaceAllString(pageTemplate, ""),
+var page = strings.Replace(commentsAndIndentation.ReplaceAllString(pageTemplate, ""),
 	"{{page-hash}}", pageHash, 1)
 
 // pagePolicy allows the page its own script and style, and requests to this server. Pages of the
