@@ -1,17 +1,21 @@
 #!/bin/sh
 # Starts an sse-server, a forwarder, Redis and two nginx whose Nchan carries the stream. All run on
 # this machine until Ctrl-C, with the files of deploy/nchan. Needs Debian's nginx-light,
-# libnginx-mod-nchan, redis-server, curl, and Go.   usage: deploy/nchan.sh [first of six ports, 3080]
+# libnginx-mod-nchan, redis-server, curl, and Go. The logs stay in LOGS.
+#   usage: [LOGS=FOLDER] deploy/nchan.sh [first of six ports, 3080]
 set -eu
 cd "$(dirname "$0")/.."
 name=nchan.sh
 # shellcheck source=deploy/start.sh
 . deploy/start.sh
-must_have "nginx-light libnginx-mod-nchan redis-server curl" \
-	nginx redis-server curl /usr/lib/nginx/modules/ngx_nchan_module.so
-
+case ${1:-} in *[!0-9]*) fail "usage: deploy/nchan.sh [first of six ports, 3080]" ;; esac
 one=${1:-3080} two=$((${1:-3080} + 1)) redis=$((${1:-3080} + 4)) last=$((${1:-3080} + 5))
 upstream=127.0.0.1:$last
+echo "This starts an sse-server, a forwarder, Redis, and two nginx whose Nchan carries the stream.
+Open http://localhost:$one/ and http://localhost:$two/ once they are ready. Ctrl-C ends everything.
+The logs are in $logs"
+must_have "nginx-light libnginx-mod-nchan redis-server curl" \
+	nginx redis-server curl /usr/lib/nginx/modules/ngx_nchan_module.so
 must_be_free "$one" "$two" "$last"
 ping_redis() { redis-cli -p "$redis" ping 2>/dev/null || true; }
 redis_answers() { [ "$(ping_redis)" = PONG ]; }
@@ -35,10 +39,10 @@ start forward - goclient/sse-client -url "http://$upstream/dashboard/stream" \
 	-forward "http://localhost:$one/pub/dashboard" -forward-method POST
 # shellcheck disable=SC2086 # a list of processes
 set -- $pids
-echo "http://localhost:$one/ and http://localhost:$two/ show the upstream's page, with the stream from Nchan
+echo "Ready: http://localhost:$one/ and http://localhost:$two/ show the upstream's page, with the stream of Nchan.
+Try in another terminal:
 curl -N -H 'Accept: text/event-stream' http://localhost:$two/dashboard/stream
 kill -9 $1    # stop Redis: the streams stay open and get no events until it runs again:
 redis-server $dir/redis.conf --daemonize yes --pidfile $dir/redis.pid
-kill $4       # stop the second nginx: streams of the first miss no event
-Ctrl-C ends everything; logs are in $dir"
+kill $4       # stop the second nginx: streams of the first miss no event"
 wait

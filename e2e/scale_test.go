@@ -194,7 +194,8 @@ func TestScaleEdgesScriptLeavesNothing(t *testing.T) {
 	checkScript(t, "deploy/edges.sh")
 }
 
-// checkScript runs a script of deploy/, reads the stream at the first of its ports, and ends it.
+// checkScript runs a script of deploy/, reads the stream at the first of its ports, and ends it. Its
+// logs are left.
 func checkScript(t *testing.T, script string) {
 	first := 20000 // below the ports that the kernel hands out
 	for i := 0; i < 6; i++ {
@@ -205,13 +206,14 @@ func checkScript(t *testing.T, script string) {
 		}
 		l.Close()
 	}
-	log := filepath.Join(t.TempDir(), "log")
+	log, logs := filepath.Join(t.TempDir(), "log"), filepath.Join(t.TempDir(), "logs")
 	out, err := os.Create(log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer out.Close()
 	cmd := exec.Command(script, strconv.Itoa(first))
+	cmd.Env = append(os.Environ(), "LOGS="+logs)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -219,11 +221,17 @@ func checkScript(t *testing.T, script string) {
 	}
 	defer syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 	said := func() string { return read(t, log) }
+	url := fmt.Sprintf("http://localhost:%d/", first)
+	eventually(t, "the script says what it does and what to open", func() bool {
+		begin, _, _ := strings.Cut(said(), "Ready")
+		return strings.HasPrefix(begin, "This starts ") && strings.Contains(begin, "Open "+url) &&
+			strings.Contains(begin, "Ctrl-C") && strings.Contains(begin, "The logs are in "+logs)
+	})
 	within(t, time.Minute, "the script has started everything", func() bool {
 		if strings.Contains(said(), filepath.Base(script)+": ") {
 			t.Fatalf("it does not start: %s", said())
 		}
-		return strings.Contains(said(), "Ctrl-C")
+		return strings.Contains(said(), "Ready: "+url)
 	})
 	eventually(t, "the stream has a snapshot", func() bool {
 		return snapshotPattern.MatchString(streamData(t, fmt.Sprintf("127.0.0.1:%d", first)))
@@ -234,6 +242,10 @@ func checkScript(t *testing.T, script string) {
 	}
 	if _, n := groupUsage(cmd.Process.Pid); n > 0 {
 		t.Errorf("%d processes are left", n)
+	}
+	kept, _ := filepath.Glob(logs + "/*.log")
+	if len(kept) < 3 || !strings.Contains(said(), "has ended; the logs are in "+logs) {
+		t.Errorf("%q is left, and it says %s", kept, said())
 	}
 }
 
