@@ -1,7 +1,8 @@
 #!/bin/sh
 # Compares sse-server with the Rails server, the usual Go server (naive) and the C program baseline.
-# Each server runs on one core, sse-client on the other. Writes bench/RESULTS.md, bench/results/
-# and the two plots. --quick: few streams, one run of each, and all output in a temporary folder.
+# Each server runs on one core, sse-client on the other. Replaces the tables in docs/benchmarks.md,
+# bench/results/ and the two plots. --quick: few streams, one run of each, and all output in a
+# temporary folder.
 # SERVER_CORE, CLIENT_CORE and PORT can be set.
 set -eu
 cd "$(dirname "$0")/.."
@@ -13,8 +14,8 @@ case ${*-} in
 esac
 tmp=$(mktemp -d)
 pid='' client='' status=0 payload=600
-out=bench
-[ -z "$quick" ] || out=$tmp/out
+out=bench page=docs/benchmarks.md
+[ -z "$quick" ] || out=$tmp/out page=$tmp/page
 stop() {
 	kill -9 ${client:+"$client"} ${pid:+"$pid"} 2>/dev/null || true
 	wait
@@ -121,7 +122,9 @@ else
 	level "$most" most -rate 1000 -duration 35s -heartbeat 0
 fi
 rm -f "$out"/results/*
-go run ./bench/table "$tmp/runs" "$out" "$load" || status=1
+go run ./bench/table "$tmp/runs" "$out" "$load" >"$tmp/tables" || status=1
+[ -z "$quick" ] || cp docs/benchmarks.md "$page"
+PAGE=$page bench/put.sh compare <"$tmp/tables"
 ! have gnuplot "the plots" || gnuplot -e "out = '$out'" bench/plot.gp
-[ -z "$quick" ] || cat "$out/RESULTS.md"
+[ -z "$quick" ] || cat "$tmp/tables"
 exit "$status"

@@ -1,5 +1,5 @@
-// Command table writes RESULTS.md, the raw results and the plots' data from the runs of compare.sh:
-// go run ./bench/table RUNS OUT LOAD.
+// Command table prints the tables of docs/benchmarks.md, and writes the raw results and the plots'
+// data, from the runs of compare.sh: go run ./bench/table RUNS OUT LOAD.
 package main
 
 import (
@@ -43,9 +43,9 @@ type row struct {
 // servers lists, in the order of the tables: name in file names, name in tables, description.
 var servers = [][3]string{
 	{"sse-server", "sse-server", "this one"},
-	{"rails", "Rails", "`ActionController::Live` in Puma: [rails/](rails)"},
-	{"naive", "naive", "the usual Go server, with a goroutine and a channel for each client: [naive/](naive)"},
-	{"baseline", "baseline", "one thread and one write(2) for each stream, in C: [baseline.c](baseline.c)"},
+	{"rails", "Rails", "`ActionController::Live` in Puma: [bench/rails](../bench/rails)"},
+	{"naive", "naive", "the usual Go server, with a goroutine and a channel for each client: [bench/naive](../bench/naive)"},
+	{"baseline", "baseline", "one thread and one write(2) for each stream, in C: [baseline.c](../bench/baseline.c)"},
 }
 
 func main() {
@@ -60,7 +60,7 @@ func main() {
 		rows = append(rows, read(from, to, s[0], s[1])...)
 	}
 	stops, _ := os.ReadFile(filepath.Join(from, "stops.tsv")) // there is none if no server stopped
-	write(filepath.Join(to, "RESULTS.md"), results(rows, string(stops), os.Args[3]))
+	fmt.Print(tables(rows, string(stops), os.Args[3]))
 	write(filepath.Join(to, "results", "plot.tsv"), plot(rows))
 	if len(rows) == 0 {
 		log.Fatal("there are no results")
@@ -114,12 +114,12 @@ func read(from, to, file, server string) []row {
 	return all
 }
 
-// results is the page.
-func results(rows []row, stops, load string) string {
+// tables has what belongs on the page.
+func tables(rows []row, stops, load string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Results\n\nWritten by `bench/compare.sh`. The server ran on one core and sse-client on another, "+
-		"over loopback.\nThere were no periodic snapshots: sse-client triggered each event. "+
-		"The values are medians of interleaved runs.\n\n%s\n", about(load))
+	fmt.Fprintf(&b, "The server ran on one core and sse-client on another, over loopback. There were no "+
+		"periodic snapshots:\nsse-client triggered each event. The values are medians of interleaved runs.\n\n%s\n",
+		about(load))
 	fmt.Fprint(&b, "| server | streams | memory per stream | CPU per delivery | ratio to baseline | first event "+
 		"| spread | last stream reached | ratio to baseline | bytes |\n"+
 		"| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n")
