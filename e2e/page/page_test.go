@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -575,49 +574,6 @@ func TestPageWorksBehindAPathPrefix(t *testing.T) {
 	p.waitFor("lines.slots.length > 0")
 	p.do(chromedp.Click(chromedp.CSS("#test")))
 	p.waitFor(`/broadcast/i.test(document.querySelector("#answer").textContent)`)
-}
-
-// The README's listen and its ten lines, in a page of another origin.
-func TestReadmePageShowsTheStream(t *testing.T) {
-	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	block := func(language string) string {
-		m := regexp.MustCompile("(?s)```" + language + "\n(.*?)```").FindSubmatch(readme)
-		if m == nil {
-			t.Fatalf("the README has no %s block", language)
-		}
-		return string(m[1])
-	}
-	var stream string
-	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html")
-		fmt.Fprintf(w, `<!doctype html><link rel="icon" href="data:,"><script>%s</script>%s`, block("js"),
-			strings.ReplaceAll(block("html"), "http://localhost:3001", stream))
-	}))
-	t.Cleanup(other.Close)
-	s := startServer(t, "-interval", "500ms", "-probe", failing(t), "-origins", other.URL)
-	proxy, broken := s.inFrontOfStream(t)
-	stream = proxy.URL
-	p := open(t, other.URL)
-	p.waitFor(`document.querySelector("#status").textContent.startsWith("critical: Health probe answers 500, since ")`)
-	p.waitFor(`/^CPU \d+%, memory \d+%, response N\/A$/.test(document.querySelector("#metrics").textContent)`)
-	p.waitFor(`[...document.querySelectorAll("#activities .activity-error")].some((e) => /answers 500/.test(e.textContent))`)
-	p.mayFail()
-	broken.Store(true)
-	proxy.CloseClientConnections()
-	p.waitFor("watched.streams >= 3")
-	broken.Store(false)
-	p.waitFor(`(document.querySelector("#status").textContent = "", true)`)
-	p.waitFor(`document.querySelector("#status").textContent.startsWith("critical")`)
-	s.waitForStreams(t, 1)
-	// Left, and come back to.
-	eval[bool](p, `dispatchEvent(new PageTransitionEvent("pagehide", {persisted: true}))`)
-	s.waitForStreams(t, 0)
-	eval[bool](p, `dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true}))`)
-	s.waitForStreams(t, 1)
 }
 
 // Each other test fails at such a problem, too; this one shows that problems are seen.

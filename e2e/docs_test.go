@@ -1,0 +1,808 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// documents returns the texts for users by path.
+func documents(t testing.TB) map[string]string {
+	t.Helper()
+	texts := map[string]string{}
+	for _, pattern := range []string{"README.md", "docs/*.md", "deploy/*.md"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil || len(paths) == 0 {
+			t.Fatalf("there is no %s: %v", pattern, err)
+		}
+		for _, path := range paths {
+			texts[path] = read(t, path)
+		}
+	}
+	return texts
+}
+
+// block returns what the group of a pattern matches in a document.
+func block(t testing.TB, path, pattern string) string {
+	t.Helper()
+	m := regexp.MustCompile(pattern).FindStringSubmatch(read(t, path))
+	if m == nil {
+		t.Fatalf("%s has no %s", path, pattern)
+	}
+	return m[1]
+}
+
+func TestReadmeHasAtMost220Lines(t *testing.T) {
+	if n := strings.Count(read(t, "README.md"), "\n"); n > 220 {
+		t.Errorf("the README has %d lines", n)
+	}
+}
+
+// The home of each value is docs/benchmarks.md.
+func TestReadmeFiguresAreThoseOfBenchmarks(t *testing.T) {
+	section := block(t, "README.md", `(?s)\n## Four figures\n(.*?)\n## `)
+	home := read(t, "docs/benchmarks.md")
+	row := regexp.MustCompile(`(?m)^\| [^|]*[a-z] \| ([\d.]+[^|]*) \|$`)
+	values := row.FindAllStringSubmatch(section, -1)
+	if len(values) != 4 {
+		t.Errorf("the README has %d figures: %q", len(values), values)
+	}
+	for _, v := range values {
+		if !regexp.MustCompile(`\| ` + regexp.QuoteMeta(v[1]) + `[ |]`).MatchString(home) {
+			t.Errorf("docs/benchmarks.md has no %s", v[1])
+		}
+	}
+	commit := regexp.MustCompile(`Measured at ([0-9a-f]{7})`).FindStringSubmatch(section)
+	if commit == nil || !strings.Contains(home, commit[1]) {
+		t.Errorf("docs/benchmarks.md has no commit %q", commit)
+	}
+}
+
+var (
+	fencePattern  = regexp.MustCompile("(?s)\n```.*?\n```")
+	linkPattern   = regexp.MustCompile(`\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"`)
+	headPattern   = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	noSlugPattern = regexp.MustCompile(`[^\p{L}\p{N}_ -]`)
+)
+
+// anchors returns the anchors of a document's headings, as GitHub makes them.
+func anchors(text string) map[string]bool {
+	all := map[string]bool{}
+	prose := fencePattern.ReplaceAllString(text, "")
+	for _, m := range headPattern.FindAllStringSubmatch(prose, -1) {
+		slug := noSlugPattern.ReplaceAllString(strings.ToLower(m[1]), "")
+		all[strings.ReplaceAll(slug, " ", "-")] = true
+	}
+	return all
+}
+
+func TestDocsLinksLeadSomewhere(t *testing.T) {
+	links := 0
+	for path, text := range documents(t) {
+		prose := fencePattern.ReplaceAllString(text, "")
+		for _, m := range linkPattern.FindAllStringSubmatch(prose, -1) {
+			link := m[1] + m[2]
+			if strings.Contains(link, "://") {
+				continue
+			}
+			links++
+			file, anchor, hasAnchor := strings.Cut(link, "#")
+			target := path
+			if file != "" {
+				target = filepath.Join(filepath.Dir(path), file)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %s: %v", path, link, err)
+			} else if hasAnchor && !anchors(read(t, target))[anchor] {
+				t.Errorf("%s: %s: there is no such heading", path, link)
+			}
+		}
+	}
+	if links < 50 {
+		t.Errorf("there are %d links", links)
+	}
+}
+
+// Each document is reached from the README, maybe through others.
+func TestDocsAreReachedFromTheReadme(t *testing.T) {
+	texts := documents(t)
+	reached := map[string]bool{}
+	var visit func(path string)
+	visit = func(path string) {
+		if reached[path] {
+			return
+		}
+		reached[path] = true
+		for _, m := range linkPattern.FindAllStringSubmatch(texts[path], -1) {
+			file, _, _ := strings.Cut(m[1], "#")
+			target := filepath.Join(filepath.Dir(path), file)
+			if _, ok := texts[target]; ok {
+				visit(target)
+			}
+		}
+	}
+	visit("README.md")
+	for path := range texts {
+		if !reached[path] {
+			t.Errorf("no link leads to %s", path)
+		}
+	}
+}
+
+func TestDocsNameEachFileOfDeploy(t *testing.T) {
+	table := read(t, "deploy/README.md")
+	err := filepath.WalkDir("deploy", func(path string, entry os.DirEntry, err error) error {
+		name := strings.TrimPrefix(path, "deploy/")
+		if err != nil || entry.IsDir() || name == "README.md" {
+			return err
+		}
+		if !strings.Contains(table, "| ["+name+"]("+name+") |") {
+			t.Errorf("the table of deploy/README.md lacks %s", name)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A setting is one of -h.
+type setting struct{ name, variable, value string }
+
+func settings(t testing.TB) []setting {
+	t.Helper()
+	help, err := serverCommand("-h").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := regexp.MustCompile(`(?m)^  -`).Split(string(help), -1)[1:]
+	if len(parts) < 10 {
+		t.Fatalf("-h lists %d settings:\n%s", len(parts), help)
+	}
+	group := func(pattern, text string) string {
+		m := regexp.MustCompile(pattern).FindStringSubmatch(text)
+		if m == nil {
+			return ""
+		}
+		return m[1]
+	}
+	var all []setting
+	for _, part := range parts {
+		all = append(all, setting{
+			name:     group(`^([a-z-]+)`, part),
+			variable: group(`\[(SSE_\w+)\]`, part),
+			value:    strings.Trim(group(`\(default (.*)\)`, part), `"`),
+		})
+	}
+	return all
+}
+
+func TestDocsNameEachSettingWithItsDefault(t *testing.T) {
+	table := read(t, "docs/operations.md")
+	for _, s := range settings(t) {
+		variable := ""
+		if s.variable != "" {
+			variable = "`" + s.variable + "`"
+		}
+		pattern := "(?m)^\\| `-" + s.name + "` \\| " + variable + " *\\| ([^|]*)\\| "
+		row := regexp.MustCompile(pattern).FindStringSubmatch(table)
+		if row == nil {
+			t.Errorf("the table of docs/operations.md lacks -%s with %s", s.name, variable)
+			continue
+		}
+		value := strings.TrimPrefix(s.value, "own ")
+		if s.name != "max-streams" && !strings.Contains(row[1], value) { // that is the machine's
+			t.Errorf("docs/operations.md says -%s is %s, -h says %s", s.name, row[1], s.value)
+		}
+	}
+}
+
+func TestReadmeSettingsAreThoseOfHelp(t *testing.T) {
+	readme := read(t, "README.md")
+	pattern := regexp.MustCompile("(?m)^\\| `-([a-z-]+)` \\| `(\\w+)` \\|([^|]*)\\|")
+	rows := pattern.FindAllStringSubmatch(readme, -1)
+	if len(rows) != 6 {
+		t.Errorf("the README has %d settings", len(rows))
+	}
+	known := map[string]setting{}
+	for _, s := range settings(t) {
+		known[s.name] = s
+	}
+	for _, row := range rows {
+		s := known[row[1]]
+		value := strings.Trim(strings.TrimSpace(row[3]), "`")
+		isDefault := value == s.value ||
+			strings.HasPrefix(value, "own ") || strings.HasPrefix(value, "port 3000 ")
+		if s.variable != row[2] || !isDefault {
+			t.Errorf("the README has %q, -h has %q", row[0], s)
+		}
+	}
+}
+
+// Each endpoint stands in the README's table, and each that stands there is served.
+func TestReadmeNamesEachEndpoint(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.waitForSnapshot(t)
+	named := map[string]bool{}
+	rows := regexp.MustCompile("(?m)^\\| (`[A-Z].*? (/\\S*)`) \\|")
+	for _, row := range rows.FindAllStringSubmatch(read(t, "README.md"), -1) {
+		path := row[2]
+		for _, method := range regexp.MustCompile("[A-Z]{3,}").FindAllString(row[1], -1) {
+			code, _, body := s.request(t, method, path)
+			if code == 404 || code == 405 || code >= 500 {
+				t.Errorf("%s %s returns %d %q", method, path, code, body)
+			}
+			named[method+" "+path] = true
+		}
+	}
+	for _, endpoint := range []string{
+		"GET /", "GET /dashboard/stream", "GET /dashboard/trigger-test", "GET /dashboard/history",
+		"GET /dashboard/snapshot", "PUT /dashboard/snapshot", "DELETE /dashboard/snapshot",
+		"POST /dashboard/activities", "GET /dashboard/debug", "GET /metrics", "GET /health",
+	} {
+		method, path, _ := strings.Cut(endpoint, " ")
+		code, _, _ := s.request(t, method, path)
+		if isServed := code != 404 && code != 405; isServed && !named[endpoint] {
+			t.Errorf("the README's table lacks %s", endpoint)
+		}
+		heading := regexp.MustCompile(`(?m)^## (GET |POST )?` + path + `$`)
+		if !heading.MatchString(read(t, "docs/api.md")) {
+			t.Errorf("docs/api.md has no heading for %s", path)
+		}
+	}
+}
+
+// keysNamed returns the words in code in the first column of the tables in a section of
+// docs/api.md.
+func keysNamed(t testing.TB, heading string) map[string]bool {
+	t.Helper()
+	section := block(t, "docs/api.md", `(?s)\n## `+heading+`\n(.*?)\n## `)
+	named := map[string]bool{}
+	rows := regexp.MustCompile("(?m)^\\| (`[^|]*) \\|")
+	for _, row := range rows.FindAllStringSubmatch(section, -1) {
+		for _, m := range regexp.MustCompile("`(\\w+)[^`]*`").FindAllStringSubmatch(row[1], -1) {
+			named[m[1]] = true
+		}
+	}
+	return named
+}
+
+func sameKeys(t testing.TB, heading string, served map[string]bool) {
+	t.Helper()
+	named := keysNamed(t, heading)
+	for key := range named {
+		if !served[key] {
+			t.Errorf("docs/api.md, %s: the server has no %s", heading, key)
+		}
+	}
+	for key := range served {
+		if !named[key] {
+			t.Errorf("docs/api.md, %s: the table lacks %s", heading, key)
+		}
+	}
+}
+
+func addKeys(keys map[string]bool, value any) {
+	for key := range value.(map[string]any) {
+		keys[key] = true
+	}
+}
+
+func TestDocsNameEachKey(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.stream(t).event(t)
+	object := func(path string) (keys map[string]bool, all map[string]any) {
+		_, _, body := s.request(t, "GET", path)
+		if err := json.Unmarshal([]byte(body), &all); err != nil {
+			t.Fatalf("%s: %v in %s", path, err, body)
+		}
+		keys = map[string]bool{}
+		addKeys(keys, all)
+		return keys, all
+	}
+
+	debug, all := object("/dashboard/debug")
+	addKeys(debug, all["streams"].([]any)[0])
+	sameKeys(t, "GET /dashboard/debug", debug)
+	history, _ := object("/dashboard/history")
+	sameKeys(t, "GET /dashboard/history", history)
+	metrics := map[string]bool{}
+	for name := range s.metrics(t) {
+		name, _, _ = strings.Cut(name, "{")
+		metrics[name] = true
+	}
+	sameKeys(t, "GET /metrics", metrics)
+}
+
+func TestDocsShowTheSnapshotAsItIs(t *testing.T) {
+	text := block(t, "docs/api.md", "(?s)```json\n(.*?)```")
+	if !snapshotPattern.MatchString(strings.ReplaceAll(strings.TrimSpace(text), "\n ", "")) {
+		t.Errorf("the snapshot of docs/api.md is not of the server's form: %q", text)
+	}
+}
+
+func TestDocsAlertsPassPromtool(t *testing.T) {
+	t.Parallel()
+	need(t, "promtool")
+	rules := block(t, "docs/operations.md", "(?s)```yaml\n(.*?)```")
+	file := t.TempDir() + "/rules.yml"
+	write(t, file, rules)
+	if out, err := exec.Command("promtool", "check", "rules", file).CombinedOutput(); err != nil {
+		t.Errorf("promtool check rules: %v\n%s", err, out)
+	}
+	named := keysNamed(t, "GET /metrics")
+	for _, expression := range regexp.MustCompile(`expr: .*`).FindAllString(rules, -1) {
+		for _, name := range regexp.MustCompile(`sse_\w+`).FindAllString(expression, -1) {
+			if !named[name] {
+				t.Errorf("an alert uses %s, which docs/api.md does not have", name)
+			}
+		}
+	}
+}
+
+func TestBenchPutReplacesOneSection(t *testing.T) {
+	t.Parallel()
+	page := t.TempDir() + "/page.md"
+	put := func(name, text string) error {
+		cmd := exec.Command("bench/put.sh", name)
+		cmd.Env = append(os.Environ(), "PAGE="+page)
+		cmd.Stdin = strings.NewReader(text)
+		return cmd.Run()
+	}
+	const start = "before\n<!-- a -->\n"
+	const end = "<!-- end of a -->\n<!-- b -->\nkept\n<!-- end of b -->\nafter\n"
+	write(t, page, start+"old\n"+end)
+	if err := put("a", "new\nlines\n"); err != nil {
+		t.Error(err)
+	}
+	want := start + "new\nlines\n" + end
+	if got := read(t, page); got != want {
+		t.Errorf("the page is %q", got)
+	}
+	if put("c", "x\n") == nil || put("a", "") == nil || read(t, page) != want {
+		t.Errorf("an unknown section or nothing was put: %q", read(t, page))
+	}
+
+	for _, name := range []string{"budgets", "compare", "agree"} {
+		page = "docs/benchmarks.md"
+		if block(t, page, `(?s)\n<!-- `+name+` -->\n(.*)\n<!-- end of `+name+` -->\n`) == "" {
+			t.Errorf("%s has no section %s", page, name)
+		}
+	}
+}
+
+func TestReadmeCurlLinesPostAndPut(t *testing.T) {
+	t.Parallel()
+	need(t, "curl")
+	s := startServer(t, "-interval", "1h")
+	c := s.stream(t)
+	c.event(t)
+	run := func(pattern string) {
+		t.Helper()
+		line := block(t, "README.md", `(?m)^(curl `+pattern+`)$`)
+		line = strings.ReplaceAll(line, "localhost:3001", s.addr)
+		if out, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", line, err, out)
+		}
+	}
+
+	run(`.*/dashboard/activities .*`)
+	if a := c.event(t).activities(t)[1]; a.Message != "Deployed v42" || a.Level != "success" {
+		t.Errorf("curl's activity is %+v", a)
+	}
+	run(`-X PUT .*`)
+	if e := c.event(t); !strings.Contains(e.data, `"Shop is open"`) {
+		t.Errorf("curl's snapshot is %s", e.data)
+	}
+	run(`-X DELETE .*`)
+	if e := c.event(t); !snapshotPattern.MatchString(e.data) {
+		t.Errorf("after DELETE the snapshot is %s", e.data)
+	}
+}
+
+// liveDashboard runs the README's Ruby module for a server, then a line that uses it.
+func liveDashboard(t testing.TB, addr, token, line string) (stdout, stderr string) {
+	t.Helper()
+	need(t, "ruby")
+	module := block(t, "README.md", "(?s)```ruby\n(.*?)```")
+	cmd := withoutSettings(exec.Command("ruby"))
+	if token != "" {
+		cmd.Env = append(cmd.Env, "SSE_TOKEN="+token)
+	}
+	cmd.Stdin = strings.NewReader(strings.ReplaceAll(module, "localhost:3001", addr) + "\n" + line)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("Ruby ends with %v: %s", err, said.String())
+	}
+	return string(out), said.String()
+}
+
+func TestReadmeRubyPostsAndPuts(t *testing.T) {
+	t.Parallel()
+	cmd := serverCommand("-addr", "127.0.0.1:0", "-interval", "1h")
+	cmd.Env = append(cmd.Env, "SSE_TOKEN=s3cret")
+	s := startCommand(t, cmd)
+	c := dial(t, s.addr, strings.TrimSuffix(streamRequest, "\r\n")+
+		"Authorization: Bearer s3cret\r\n\r\n").begin(t)
+	c.event(t)
+
+	out, said := liveDashboard(t, s.addr, "s3cret",
+		`p LiveDashboard.post(%(Nightly "backup"\n done), "warning"), LiveDashboard.put({ n: 42 })`)
+	if out != "true\ntrue\n" {
+		t.Errorf("Ruby prints %q, %q", out, said)
+	}
+	a := c.event(t).activities(t)[1]
+	if a.Message != `Nightly "backup"  done` || a.Level != "warning" {
+		t.Errorf("Ruby's activity is %+v", a)
+	}
+	if e := c.event(t); e.data != `{"n":42}` {
+		t.Errorf("Ruby's snapshot is %s", e.data)
+	}
+	out, said = liveDashboard(t, s.addr, "wrong", `p LiveDashboard.post("x")`)
+	if out != "false\n" || !strings.Contains(said, "dashboard: 401 Send the server's token") {
+		t.Errorf("with a wrong token, Ruby prints %q, %q", out, said)
+	}
+}
+
+// Whatever the server does, the application goes on.
+func TestReadmeRubyHarmsNoApplication(t *testing.T) {
+	t.Parallel()
+	ended := make(chan struct{})
+	hang := func(http.ResponseWriter, *http.Request) { <-ended }
+	silent := httptest.NewServer(http.HandlerFunc(hang))
+	defer silent.Close()
+	defer close(ended)
+	for _, addr := range []string{
+		strings.TrimPrefix(silent.URL, "http://"), // it never answers
+		freeAddr(t), // nobody listens
+		"nowhere.invalid:3001",
+	} {
+		start := time.Now()
+		out, said := liveDashboard(t, addr, "",
+			`p LiveDashboard.post("x"), LiveDashboard.post("\xff")`)
+		if out != "false\nfalse\n" || !strings.Contains(said, "dashboard: ") {
+			t.Errorf("with %s, Ruby prints %q, %q", addr, out, said)
+		}
+		if d := time.Since(start); d > 15*time.Second {
+			t.Errorf("with %s, Ruby took %v", addr, d)
+		}
+	}
+}
+
+// A command stands in a document, as a line of a block or in a sentence.
+type command struct {
+	path   string
+	text   string
+	output []string // that is shown for it
+}
+
+// script is the commands of one block, which belong together.
+type script []command
+
+var (
+	codeSpan      = regexp.MustCompile("`([^`]+)`")
+	inlineCommand = regexp.MustCompile(`^(curl |goclient/sse-client |\./[a-z]|[A-Z_]+=\S+ |cd |` +
+		`go build |go test |(bench|deploy)/\w+\.sh)`)
+)
+
+// scripts returns all commands of a document.
+func scripts(path, text string) []script {
+	var all []script
+	fence := regexp.MustCompile("(?s)\n```(sh|console)\n(.*?)\n```")
+	for _, m := range fence.FindAllStringSubmatch(text, -1) {
+		var commands script
+		for _, line := range strings.Split(m[2], "\n") {
+			isOutput := m[1] == "console" && !strings.HasPrefix(line, "$ ")
+			switch {
+			case isOutput:
+				last := &commands[len(commands)-1]
+				last.output = append(last.output, line)
+			case line != "" && !strings.HasPrefix(line, "#"):
+				line = strings.TrimPrefix(line, "$ ")
+				commands = append(commands, command{path: path, text: line})
+			}
+		}
+		all = append(all, commands)
+	}
+	prose := fencePattern.ReplaceAllString(text, "")
+	for _, m := range codeSpan.FindAllStringSubmatch(prose, -1) {
+		span := strings.ReplaceAll(m[1], "\n", " ")
+		if inlineCommand.MatchString(span) {
+			all = append(all, script{{path: path, text: span}})
+		}
+	}
+	return all
+}
+
+// runElsewhere lists the commands that TestDocsCommandsRun does not run, and who runs them.
+var runElsewhere = []struct{ pattern, by string }{
+	{`^\./build\.sh$`, "test.sh"},
+	{`^\./test\.sh( full)?$`, "CI"},
+	{`^go build -o sse-server main\.go$`, "TestMain, with flags"},
+	{`^(install sse-server|cp deploy/sse-server\.service|systemctl enable) `,
+		"TestDeployUnitRestartsTheServer"},
+	{`^docker `, "TestDeployImage…, without Docker"},
+	{`^cp deploy/nginx\.conf /etc/nginx/conf\.d/`, "TestDeployProxyDeliversEachEventAtOnce"},
+	{`(^| )deploy/edges\.sh$`, "TestScaleEdgesScriptLeavesNothing"},
+	{`^deploy/nchan\.sh$`, "TestNchanScriptStartsAllAndLeavesNothing"},
+	{`^bench/`, "CI: bench/compare.sh --quick; the others take minutes of all cores"},
+	{`(^| )go test `, "CI; mustSelectTests checks the names"},
+	{` -doctor `, "goclient: TestDoctor…; it takes 35 s and more"},
+}
+
+// Each command of each document runs as it stands, but for the server's address and how long it
+// takes.
+func TestDocsCommandsRun(t *testing.T) {
+	need(t, "curl")
+	var mu sync.Mutex // guards used and ran
+	used := map[string]bool{}
+	ran := 0
+	runAll := func(t *testing.T, all []script) {
+		for _, commands := range all {
+			r := &runner{}
+			for _, c := range commands {
+				pattern := elsewhere(t, c)
+				mu.Lock()
+				used[pattern] = true
+				if pattern == "" {
+					ran++
+				}
+				mu.Unlock()
+				if pattern == "" {
+					r.run(t, c)
+				}
+			}
+		}
+	}
+
+	t.Run("of", func(t *testing.T) {
+		for path, text := range documents(t) {
+			all := scripts(path, text)
+			t.Run(path, func(t *testing.T) {
+				t.Parallel()
+				runAll(t, all)
+			})
+		}
+	})
+	for _, e := range runElsewhere {
+		if !used[e.pattern] {
+			t.Errorf("no document has a command like %s", e.pattern)
+		}
+	}
+	t.Logf("%d commands ran", ran)
+	if ran < 25 {
+		t.Error("that is too few")
+	}
+}
+
+// elsewhere returns the pattern of a command that this test does not run. It checks its names.
+func elsewhere(t testing.TB, c command) string {
+	t.Helper()
+	for _, e := range runElsewhere {
+		if !regexp.MustCompile(e.pattern).MatchString(c.text) {
+			continue
+		}
+		for _, word := range strings.Fields(c.text) {
+			word = strings.TrimPrefix(word, "./")
+			if regexp.MustCompile(`^(bench|deploy|e2e)/\S+$|\.sh$`).MatchString(word) {
+				if _, err := os.Stat(word); err != nil {
+					t.Errorf("%s: %s: %v", c.path, c.text, err)
+				}
+			}
+		}
+		if strings.Contains(c.text, "go test") {
+			mustSelectTests(t, c)
+		}
+		return e.pattern
+	}
+	return ""
+}
+
+// mustSelectTests checks that a go test command has tests to run, and variables that they read.
+func mustSelectTests(t testing.TB, c command) {
+	t.Helper()
+	folder := "e2e"
+	if strings.Contains(c.text, "cd e2e/page ") {
+		folder = "e2e/page"
+	}
+	files, _ := filepath.Glob(folder + "/*_test.go")
+	source := ""
+	for _, file := range files {
+		source += read(t, file)
+	}
+	name := regexp.MustCompile(`-run (\S+)`).FindStringSubmatch(c.text)
+	if name == nil {
+		t.Errorf("%s: %s: it has no -run", c.path, c.text)
+		return
+	}
+	pattern := strings.Trim(name[1], "'")
+	test := regexp.MustCompile(`(?m)^func Test\w*(` + pattern + `)\w*\(t \*testing\.T`)
+	if !test.MatchString(source) {
+		t.Errorf("%s: %s: it runs no test", c.path, c.text)
+	}
+	for _, variable := range regexp.MustCompile(`SSE_\w+`).FindAllString(c.text, -1) {
+		if !strings.Contains(source, `"`+variable+`"`) {
+			t.Errorf("%s: %s: the tests do not read %s", c.path, c.text, variable)
+		}
+	}
+}
+
+// A runner runs the commands of a block in one folder, with one server at localhost:3001.
+type runner struct {
+	dir      string
+	server   *process
+	upstream *process
+}
+
+func (r *runner) prepare(t testing.TB) {
+	t.Helper()
+	r.dir = t.TempDir()
+	r.server = startServer(t)
+	r.upstream = startServer(t)
+	for _, s := range []*process{r.server, r.upstream} {
+		s.waitForSnapshot(t)
+		s.stream(t) // so that somebody is connected
+	}
+	write(t, r.dir+"/.curlrc", "fail-with-body\nno-progress-meter\n")
+	os.Mkdir(r.dir+"/goclient", 0o755)
+	os.Symlink(serverProgram, r.dir+"/sse-server")
+	os.Symlink(clientProgram, r.dir+"/goclient/sse-client")
+}
+
+var (
+	startsServer = regexp.MustCompile(`^([A-Z_]+=\S+ )*\./sse-server( -[a-z-]+( \S+)?)*$`)
+	portOfAddr   = regexp.MustCompile(`-addr (\S*):\d+`)
+	someSeconds  = regexp.MustCompile(`(-m|-duration) \d+(s?)`)
+	neverEnds    = regexp.MustCompile(`curl \S*-\w*N|curl.* -\w*N |-forward `)
+)
+
+func (r *runner) run(t testing.TB, c command) {
+	t.Helper()
+	if r.dir == "" {
+		r.prepare(t)
+	}
+	text := strings.NewReplacer(
+		"localhost:3001", r.server.addr, "upstream:3001", r.upstream.addr).Replace(c.text)
+	text = someSeconds.ReplaceAllString(text, "${1} 2${2}")
+	if startsServer.MatchString(c.text) && !strings.HasSuffix(c.text, " -h") {
+		text = portOfAddr.ReplaceAllString(text, "-addr ${1}:0")
+		cmd := withoutSettings(exec.Command("sh", "-c", "exec env "+text))
+		cmd.Env = append(cmd.Env, "SSE_ADDR=127.0.0.1:0")
+		cmd.Dir = r.dir
+		startCommand(t, cmd) // fails unless it listens
+		return
+	}
+
+	out := &output{}
+	cmd := withoutSettings(exec.Command("sh", "-c", text))
+	cmd.Env = append(cmd.Env, "CURL_HOME="+r.dir)
+	cmd.Dir = r.dir
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if neverEnds.MatchString(c.text) && !strings.Contains(c.text, " -m ") {
+		eventually(t, c.text+" shows its first event", func() bool {
+			text := out.String()
+			return strings.Contains(text, "\ndata: ") || strings.Contains(text, "stream open")
+		})
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		cmd.Wait()
+	} else if err := cmd.Wait(); err != nil {
+		t.Errorf("%s: %s: %v\n%s", c.path, c.text, err, out)
+	}
+	if out.String() == "" && !regexp.MustCompile(`-X (PUT|DELETE)|-T | -o `).MatchString(c.text) {
+		t.Errorf("%s: %s: it prints nothing", c.path, c.text)
+	}
+	mustShow(t, c, out.String())
+}
+
+// mustShow checks that the output has the form that the document shows.
+func mustShow(t testing.TB, c command, out string) {
+	t.Helper()
+	got := strings.Split(strings.ReplaceAll(out, "\r", ""), "\n")
+	for i, want := range c.output {
+		if i >= len(got) {
+			t.Errorf("%s: %s: it does not print %q", c.path, c.text, want)
+			return
+		}
+		if form(want) != form(got[i]) {
+			t.Errorf("%s: %s: it prints %q, not %q", c.path, c.text, got[i], want)
+		}
+	}
+}
+
+// form is a line without what differs from run to run.
+func form(line string) string {
+	data := strings.TrimPrefix(line, "data: ")
+	if data != line && snapshotPattern.MatchString(data) {
+		return "data: a snapshot"
+	}
+	if strings.HasPrefix(line, "Date: ") {
+		return "Date"
+	}
+	return regexp.MustCompile(`\d+`).ReplaceAllString(line, "0")
+}
+
+// An output is what a program has printed so far.
+type output struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+// In nginx.conf, the lines for a server with a token let in whom an application lets in.
+func TestDeployNginxAsksAnApplication(t *testing.T) {
+	t.Parallel()
+	need(t, "nginx")
+	mayRead := func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/may-read" || r.Header.Get("Cookie") != "user=1" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}
+	application := httptest.NewServer(http.HandlerFunc(mayRead))
+	defer application.Close()
+	cmd := serverCommand("-addr", "127.0.0.1:0", "-origins", "https://dashboard.example.com")
+	cmd.Env = append(cmd.Env, "SSE_TOKEN=the-token")
+	s := startCommand(t, cmd)
+	commented := regexp.MustCompile(`(?m)^    # ((location|    |}).*)$`)
+	file := commented.ReplaceAllString(read(t, "deploy/nginx.conf"), "    $1")
+	file = strings.ReplaceAll(file, "http://127.0.0.1:3000", application.URL)
+	dir, addr := proxyDir(t), freeAddr(t)
+	writeCertificate(t, dir+"/tls.pem")
+	conf, args := nginxConf(strings.ReplaceAll(file, " ssl http2", ""), dir, addr, s.addr)
+	startProxy(t, "nginx", addr, dir, conf, args)
+
+	for _, c := range []struct {
+		path, cookie string
+		want         int
+	}{
+		{"/dashboard/stream", "user=1", 200},
+		{"/dashboard/stream", "user=2", 401},
+		{"/dashboard/stream", "", 401},
+		{"/dashboard/debug", "user=1", 401},
+		{"/may-read", "user=1", 404},
+	} {
+		request, err := http.NewRequest("GET", "http://"+addr+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Host = "dashboard.example.com"
+		request.Header.Set("Cookie", c.cookie)
+		request.Header.Set("Authorization", "Bearer wrong")
+		resp, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close() // it may be a stream
+		if resp.StatusCode != c.want {
+			t.Errorf("GET %s with %q returns %s, want %d", c.path, c.cookie, resp.Status, c.want)
+		}
+	}
+}
