@@ -412,7 +412,8 @@ func TestReadmeCurlLinesPostAndPut(t *testing.T) {
 	}
 }
 
-// liveDashboard runs the README's Ruby module for a server, then a line that uses it.
+// liveDashboard runs the README's Ruby module for a server, then a line that uses it. It ends a
+// program that takes 20 s.
 func liveDashboard(t testing.TB, addr, token, line string) (stdout, stderr string) {
 	t.Helper()
 	need(t, "ruby")
@@ -422,13 +423,16 @@ func liveDashboard(t testing.TB, addr, token, line string) (stdout, stderr strin
 		cmd.Env = append(cmd.Env, "SSE_TOKEN="+token)
 	}
 	cmd.Stdin = strings.NewReader(strings.ReplaceAll(module, "localhost:3001", addr) + "\n" + line)
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	out, err := cmd.Output()
-	if err != nil {
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() }).Stop()
+	if err := cmd.Wait(); err != nil {
 		t.Errorf("Ruby ends with %v: %s", err, said.String())
 	}
-	return string(out), said.String()
+	return out.String(), said.String()
 }
 
 func TestReadmeRubyPostsAndPuts(t *testing.T) {
@@ -471,14 +475,10 @@ func TestReadmeRubyHarmsNoApplication(t *testing.T) {
 		freeAddr(t), // nobody listens
 		"nowhere.invalid:3001",
 	} {
-		start := time.Now()
 		out, said := liveDashboard(t, addr, "",
 			`p LiveDashboard.post("x"), LiveDashboard.post("\xff")`)
 		if out != "false\nfalse\n" || !strings.Contains(said, "dashboard: ") {
 			t.Errorf("with %s, Ruby prints %q, %q", addr, out, said)
-		}
-		if d := time.Since(start); d > 15*time.Second {
-			t.Errorf("with %s, Ruby took %v", addr, d)
 		}
 	}
 }
