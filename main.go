@@ -2,12 +2,13 @@
 //
 //	GET /                        the dashboard page
 //	GET /dashboard/stream        the stream: one JSON snapshot per interval
-//	GET /dashboard/trigger-test  adds a test activity and broadcasts
-//	POST /dashboard/activities   adds an activity and broadcasts
+//	GET /dashboard/snapshot      the newest snapshot as JSON
 //	PUT /dashboard/snapshot      shows an external snapshot until DELETE
+//	POST /dashboard/activities   adds an activity and broadcasts
+//	GET /dashboard/trigger-test  adds a test activity and broadcasts
 //	GET /dashboard/history       the metrics of the last ten minutes as JSON
 //	GET /dashboard/debug         the server's state as JSON
-//	GET /metrics                 much of that for Prometheus
+//	GET /metrics                 metrics of the server and the host for Prometheus
 //	GET /health                  OK
 //
 // Each setting is a flag and an environment variable (-interval, SSE_INTERVAL); -h lists them.
@@ -75,10 +76,10 @@ import (
 var version = "dev"
 
 func main() {
-	// Neither a client that is gone nor a log pipe without a reader may end the server.
+	// A closed connection or a log pipe without a reader must not end the server.
 	signal.Ignore(syscall.SIGPIPE)
 
-	// Requests leave garbage, open streams leave none: a small heap costs little CPU.
+	// Open streams leave no garbage, so a small heap costs little CPU.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(50)
 	}
@@ -140,8 +141,8 @@ type SSEServer struct {
 	sweeper    sweeper
 	streamLog  streamLog
 
-	// newest is nil while the board has nothing to show. nextCause is that of the next broadcast,
-	// if it is not just due.
+	// newest is nil while the board has nothing to show. nextCause is the cause of the next
+	// broadcast. It is nil if only the interval causes it.
 	newest     atomic.Pointer[event]
 	lastID     atomic.Int64
 	heartbeats atomic.Uint64 // due since the start
@@ -270,8 +271,8 @@ func (s *SSEServer) startLoops(ctx, loopsCtx context.Context) *sync.WaitGroup {
 func (s *SSEServer) newHTTPServer() *http.Server {
 	const (
 		headTimeout    = 5 * time.Second
-		requestTimeout = 10 * time.Second // streams are out of net/http's sight
-		idleTimeout    = 2 * time.Minute  // longer than load balancers and clients keep theirs
+		requestTimeout = 10 * time.Second // not for streams, which net/http does not know
+		idleTimeout    = 2 * time.Minute  // longer than in load balancers and clients
 		maxHead        = 16 << 10         // bytes of request line and headers
 		extra          = 4 << 10          // bytes that net/http allows beyond MaxHeaderBytes
 	)
@@ -376,8 +377,8 @@ func (s *SSEServer) broadcast(cause string) *event {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
 
-	// If the id has changed, an event was begun after this call. It shows what the caller has put
-	// on the board.
+	// If the id has changed, an event was begun after this call. It shows the caller's change of
+	// the board.
 	newest := s.newest.Load()
 	isBegun := s.lastID.Load() != before
 	if isBegun {
@@ -439,7 +440,7 @@ type fanOut struct {
 }
 
 // forEachStream calls f for each open stream and returns how often f returned nil. A stream for
-// which f returns an error is removed after the others had their turn, except after errLagging and
+// which f returns an error is removed after f was called for all, except after errLagging and
 // errNotOpen.
 func (s *SSEServer) forEachStream(now time.Time, f func(*SSEConnection, time.Time) error) int {
 	s.fanOut.mu.Lock()
@@ -545,7 +546,7 @@ func (s *SSEServer) catchUp(c *SSEConnection, now time.Time) error {
 func (s *SSEServer) wakeCatchUpLoop() {
 	select {
 	case s.lagging <- struct{}{}:
-	default: // it is to wake up already
+	default: // it wakes up anyway
 	}
 }
 
@@ -660,10 +661,10 @@ func (s *SSEServer) logStart() {
 	}
 }
 
-// causeInterval is the cause of broadcasts that nothing but time has caused.
+// causeInterval is the cause of broadcasts that were due by time.
 const causeInterval = "interval"
 
-// logBroadcast names the cause of those that share the event, unless it was just due.
+// logBroadcast logs a broadcast and its cause. If only the interval caused it, it logs at debug.
 func (s *SSEServer) logBroadcast(e *event, duration time.Duration) {
 	logLevel, cause := slog.LevelDebug, causeInterval
 	next := s.nextCause.Swap(nil)
@@ -719,7 +720,7 @@ type event struct {
 	snapshot []byte // one line of JSON
 	source   string // of the snapshot
 	plain    chunk
-	streams  int // that have it; written and read under publishing
+	streams  int // that got it; guarded by SSEServer.publishing
 
 	// For compressed streams. The first one to need them calls compress, which makes the rest.
 	compress        func()
@@ -1080,7 +1081,7 @@ func (c *SSEConnection) encodeEnd() []byte {
 	return end
 }
 
-// addToChecksum adds data that is sent on a compressed stream to what its end tells.
+// addToChecksum counts data of a compressed stream for the end of the stream: see gzipEnd.
 func (c *SSEConnection) addToChecksum(data []byte) {
 	if c.gzip {
 		c.checksum = crc32.Update(c.checksum, crc32.IEEETable, data)
@@ -1132,14 +1133,15 @@ func (c *SSEConnection) close(err error) bool {
 		return true
 	}
 
-	// In all other cases what the kernel has is still delivered.
+	// In all other cases, the kernel still delivers the bytes that it has.
 	switch err {
 	case errStalled:
 		dropUnsent(c.fd)
 	case errShutdown:
 		c.send(append(slices.Clone(c.unsent), c.encodeEnd()...))
 	}
-	discardInput(c.fd) // close(2) with unread bytes would be a reset, which drops what is unsent
+	// close(2) with unread bytes would reset the connection and drop the unsent bytes.
+	discardInput(c.fd)
 	closeSocket(c.fd)
 	c.fd = isClosed
 	c.unsent = nil
@@ -1179,7 +1181,8 @@ func socketCalls() (sendto, recvfrom uintptr) {
 }
 
 // takeOver duplicates the descriptor of a request's connection and closes the original, so that
-// net/http and Go's poller forget it. If no descriptor is left, the request can still be answered.
+// net/http and Go's poller forget it. If there is no free descriptor, the request can still get an
+// answer.
 func takeOver(w http.ResponseWriter, r *http.Request) (int, error) {
 	raw, err := r.Context().Value(connKey{}).(syscall.Conn).SyscallConn()
 	if err != nil {
@@ -1238,8 +1241,8 @@ func configureSocket(fd int) {
 	}
 }
 
-// sendNow gives b to the kernel, which takes what it can at once. Without MSG_EOR, Linux would
-// append b to the last packet that waits, whatever tcpNotsentLowat says.
+// sendNow gives b to the kernel, which takes as much as it can at once. Without MSG_EOR, Linux
+// would append b to the last packet that waits, whatever tcpNotsentLowat says.
 func sendNow(fd int, b []byte) (int, error) {
 	if sendtoCall != 0 {
 		return rawCall(sendtoCall, fd, unsafe.SliceData(b), len(b), msgNoSignal|msgEOR)
@@ -1251,7 +1254,7 @@ func sendNow(fd int, b []byte) (int, error) {
 	return syscall.SendmsgN(fd, b, nil, nil, flags)
 }
 
-// discardInput drops what the client sent, at most 64 KiB. It returns io.EOF if the client has
+// discardInput drops bytes from the client, at most 64 KiB. It returns io.EOF if the client has
 // closed its side.
 func discardInput(fd int) error {
 	const reads = 4
@@ -1280,7 +1283,7 @@ func receiveNow(fd int) (int, error) {
 
 // rawCall is sendto(2) or recvfrom(2) without an address. The descriptor does not block, so the
 // call needs none of the Go scheduler's work for blocking calls. That saves 10 % of the CPU. The
-// scheduler cannot use this thread's place for other goroutines meanwhile.
+// scheduler cannot run other goroutines in place of this one during the call.
 func rawCall(call uintptr, fd int, b *byte, n int, flags uintptr) (int, error) {
 	r, _, errno := syscall.RawSyscall6(call,
 		uintptr(fd), uintptr(unsafe.Pointer(b)), uintptr(n), flags, 0, 0)
@@ -1290,7 +1293,7 @@ func rawCall(call uintptr, fd int, b *byte, n int, flags uintptr) (int, error) {
 	return int(r), nil
 }
 
-// hasInput tells whether the client has sent bytes that nobody has read yet.
+// hasInput tells whether there are unread bytes from the client.
 func hasInput(conn net.Conn) bool {
 	socket, ok := conn.(syscall.Conn)
 	if !ok {
@@ -1395,7 +1398,7 @@ func (l *limitedListener) noteState(conn net.Conn, state http.ConnState) {
 		delete(l.conns, conn)
 		select {
 		case l.freed <- struct{}{}:
-		default: // Accept is to wake up already
+		default: // Accept wakes up anyway
 		}
 	}
 }
@@ -1457,7 +1460,7 @@ func (l *limitedListener) makeRoom() bool {
 	return true
 }
 
-// overdue is how many looks longer than allowed a connection keeps the server waiting.
+// overdue is the number of looks by which a connection exceeds its patience.
 func (c *connState) overdue() int {
 	const (
 		headPatience = 9   // looks, for a complete request head: about 100 ms
@@ -1554,7 +1557,7 @@ func (s *SSEServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A rejection is the answer to a request that is not served: one sentence for people.
+// A rejection is the answer to a request that is not served. Its sentence is for people.
 type rejection struct {
 	status   int
 	sentence string
@@ -1729,8 +1732,8 @@ func acceptsEvents(r *http.Request) bool {
 	return accepts(r.Header.Values("Accept"), typeEvents)
 }
 
-// accepts tells whether the first element with that name, in all lines of a header, has not the
-// quality 0.
+// accepts tells whether a header has an element of that name. The first one counts, in all lines of
+// the header. It must not have the quality 0.
 func accepts(lines []string, name string) bool {
 	for _, element := range strings.Split(strings.Join(lines, ","), ",") {
 		found, params, err := mime.ParseMediaType(element)
@@ -1881,7 +1884,7 @@ func (s *SSEServer) serveActivities(w http.ResponseWriter, r *http.Request) {
 var noPlaceForActivity = newRejection(409,
 	"No snapshot of this host is shown: add the activity to the external snapshots.")
 
-// parseActivity checks what was posted: {"message":"…","level":"info"}.
+// parseActivity checks the body of a POST: {"message":"…","level":"info"}.
 func parseActivity(body []byte, now time.Time) (activity, *rejection) {
 	const maxMessage = 500 // characters
 
@@ -1953,7 +1956,7 @@ func (s *SSEServer) serveHistory(w http.ResponseWriter, r *http.Request) {
 
 	now := time.Now()
 	view := s.board.view(now)
-	// Nobody knows when the next external snapshot comes.
+	// The interval of external snapshots is unknown.
 	interval := 0.0
 	samples := []historySample{}
 	alarms := []alarmReply{}
@@ -1980,7 +1983,7 @@ func (s *SSEServer) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	io.WriteString(w, "OK")
 }
 
-// A serverState is what /dashboard/debug and /metrics both show, and what needs a lock.
+// A serverState has the values that /dashboard/debug and /metrics share. Reading them needs locks.
 type serverState struct {
 	conns   []*SSEConnection // open streams, newest first
 	totals  totals
@@ -2442,7 +2445,7 @@ func (b *board) addLocked(a activity) {
 	b.activities = append([]activity{a}, kept...)
 }
 
-// takeOff takes back an activity that was added for nothing.
+// takeOff removes an activity that no event shows.
 func (b *board) takeOff(a activity) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -2552,7 +2555,7 @@ func addToHistory(history []slot, m metrics) []slot {
 	return history
 }
 
-// A slotValue is the mean and the maximum of what was measured in a slot.
+// A slotValue is the mean and the maximum of a metric in a slot.
 type slotValue struct {
 	sum, max float64
 	count    int
@@ -2752,7 +2755,7 @@ type metrics struct {
 	alarms       []alarmReply // that are on
 }
 
-// noMetrics is what is known before the first reading.
+// noMetrics are the metrics before the first reading.
 var noMetrics = metrics{
 	cpu:          math.NaN(),
 	memory:       math.NaN(),
@@ -2762,7 +2765,7 @@ var noMetrics = metrics{
 	uptime:       -1,
 }
 
-// A sampler reads the host for all viewers. Nothing that hangs delays it: see source.
+// A sampler reads the host for all viewers. A read that hangs does not delay it: see source.
 type sampler struct {
 	interval time.Duration    // between two readings
 	now      func() time.Time // time.Now, except in tests
@@ -2863,7 +2866,7 @@ func (h *sampler) sample() (metrics, []activity) {
 	m := noMetrics
 	m.time = now
 
-	// What could not be read stays as in noMetrics.
+	// Metrics that could not be read stay as in noMetrics.
 	m.cpu = h.sampleCPU(now)
 	m.network = h.sampleNetwork(now)
 	memory, _, ok := h.meminfo.latest(now)
@@ -3448,8 +3451,8 @@ func diskReader(path string) func() (diskUse, error) {
 	}
 }
 
-// usedPercent rounds up as df(1) does. What is available may be negative: over-quota and BSD
-// servers say so. It is NaN for a file system without space.
+// usedPercent rounds up as df(1) does. The available space may be negative, for example over quota
+// or on a BSD server. The result is NaN for a file system without space.
 func usedPercent(blocks, free, available float64) float64 {
 	used := blocks - min(free, blocks)
 	return math.Ceil(100 * used / (used + max(available, 0)))
@@ -3500,7 +3503,7 @@ func (p *probe) measure(ctx context.Context) {
 	start := time.Now()
 	status, err := get(ctx, p.url)
 	duration := time.Since(start)
-	if ctx.Err() != nil { // the end of the server is no failure
+	if ctx.Err() != nil { // a shutdown is no failure of the URL
 		return
 	}
 
@@ -3509,7 +3512,7 @@ func (p *probe) measure(ctx context.Context) {
 	result := probeResult{responseTime: math.NaN(), failures: p.last.failures + 1}
 	switch {
 	case err != nil && isOutOfFiles(err):
-		result.failures = p.last.failures // that says nothing about the URL
+		result.failures = p.last.failures // this is no failure of the URL
 		result.problem = p.last.problem
 	case err != nil:
 		result.problem = "does not answer"
@@ -3534,8 +3537,8 @@ func (p *probe) measure(ctx context.Context) {
 	p.missingLogged = isMissing
 }
 
-// isOutOfFiles tells whether err is for want of a descriptor. A name look-up hides that, so this
-// also tries to open a file.
+// isOutOfFiles tells whether err was caused by a lack of descriptors. A name look-up hides the
+// cause, so this also tries to open a file.
 func isOutOfFiles(err error) bool {
 	file, openErr := os.Open(os.DevNull)
 	if openErr == nil {
@@ -3549,7 +3552,7 @@ func isOutOfFiles(err error) bool {
 	return false
 }
 
-// probeClient takes a redirect for the answer.
+// probeClient does not follow redirects.
 var probeClient = http.Client{
 	Timeout:   2 * time.Second,
 	Transport: &http.Transport{DisableKeepAlives: true},
@@ -3734,7 +3737,7 @@ type config struct {
 	probe      string // URL; "": the server's own /health
 	disk       string // path
 	origins    []string
-	hasOrigins bool // somebody has named them
+	hasOrigins bool // they are not the default
 	edge       bool
 	gzip       string // browsers, all or off
 	maxStreams int
@@ -3948,7 +3951,8 @@ var (
 	hostPattern   = regexp.MustCompile(`^([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]*)?$`)
 )
 
-// validateOrigin checks that browsers would send the origin so. Its error continues a sentence.
+// validateOrigin checks that an origin has the form in which browsers send it. Its error continues
+// a sentence.
 func validateOrigin(origin string) error {
 	scheme, host, _ := strings.Cut(origin, "://")
 	isASCII := strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0
@@ -4078,7 +4082,7 @@ func withUnit(_ []string, attr slog.Attr) slog.Attr {
 // maxLogLines is how many lines may wait for the reader of the log. Further ones are dropped.
 const maxLogLines = 16 << 10
 
-// A logWriter writes in the background, because a log that nobody reads must not block the server.
+// A logWriter writes in the background, because a log without a reader must not block the server.
 type logWriter struct {
 	lines   chan []byte // capacity maxLogLines
 	waiting atomic.Int64
