@@ -3761,22 +3761,23 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&cfg.addr, "addr", ":3001", "`address` to listen on; port 0 takes a free one")
 	flags.DurationVar(&cfg.interval, "interval", 2*time.Second,
-		"between snapshots, at least 50ms; 0: only when triggered")
+		"time between snapshots, at least 50ms; 0: only when triggered")
 	flags.DurationVar(&cfg.heartbeat, "heartbeat", 30*time.Second,
-		"between heartbeats, at least 200ms")
+		"time between heartbeats, at least 200ms")
 	flags.StringVar(&cfg.probe, "probe", "",
 		"`URL` whose response time is measured (default own /health)")
 	flags.StringVar(&cfg.disk, "disk", "/", "`path` in the file system whose use is shown")
 	origins := flags.String("origins", defaultOrigins,
 		"other `origins` whose pages may use the server, separated by commas; "+
-			"the pages of the default may only read")
-	flags.BoolVar(&cfg.edge, "edge", false, "never show this host's own metrics")
+			"those of the default may only read")
+	flags.BoolVar(&cfg.edge, "edge", false,
+		"never show this host's own metrics, only external snapshots")
 	flags.StringVar(&cfg.gzip, "gzip", gzipBrowsers,
-		"who gets compressed streams: browsers, all (who accept gzip) or off")
+		"which `clients` get a compressed stream, if they accept gzip: browsers, all or off")
 	flags.IntVar(&cfg.maxStreams, "max-streams", cfg.openFiles-reservedFiles(cfg.openFiles),
-		"open streams at most")
+		"most open streams")
 	flags.StringVar(&cfg.tokenFile, "token-file", "",
-		"`path` of a file with the token that requests need; or set SSE_TOKEN to the token")
+		"`path` of a file with the token that requests need; or set SSE_TOKEN to it")
 	flags.StringVar(&cfg.logFormat, "log-format", "text", "text or json")
 	logLevel := flags.String("log-level", "info", "debug, info, warn or error")
 
