@@ -468,9 +468,9 @@ func TestAccessTokenIsReadOrEndsTheStart(t *testing.T) {
 		{"s3cret", "", "s3cret", ""},
 		{" s3cret\n", "", "s3cret", ""},
 		{"", file, "s3cret", ""},
-		{"  ", "", "", "SSE_TOKEN is blank: it must have the token"},
+		{"  ", "", "", "SSE_TOKEN is blank: it must contain the token"},
 		{"s3cret", file, "", "SSE_TOKEN and -token-file are both set: set one of them"},
-		{"", empty, "", "-token-file " + empty + " is blank: it must have the token"},
+		{"", empty, "", "-token-file " + empty + " is blank: it must contain the token"},
 		{"", "/nowhere/token", "",
 			"reading -token-file: open /nowhere/token: no such file or directory"},
 	} {

@@ -635,7 +635,7 @@ func (s *SSEServer) release(c *SSEConnection) {
 var (
 	errLagging  = errors.New("the stream is lagging")
 	errNotOpen  = errors.New("the stream has no descriptor")
-	errStalled  = errors.New("took nothing for " + stallLimit.String())
+	errStalled  = errors.New("no progress for " + stallLimit.String())
 	errShutdown = errors.New("the server is shutting down")
 )
 
@@ -1567,7 +1567,8 @@ func newRejection(status int, sentence string) *rejection {
 	return &rejection{status: status, sentence: sentence}
 }
 
-var notFound = newRejection(404, "Nothing is here: the page is /, the stream /dashboard/stream.")
+var notFound = newRejection(404,
+	"There is nothing here: the page is /, the stream /dashboard/stream.")
 
 // reject answers a request that is not served.
 func (s *SSEServer) reject(w http.ResponseWriter, r *http.Request, rejected *rejection) {
@@ -1840,7 +1841,7 @@ func readObject(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *r
 		return nil, newRejection(413, fmt.Sprintf("The body may have at most %d bytes.", limit))
 	}
 	if err != nil {
-		return nil, newRejection(400, "The body did not arrive whole.")
+		return nil, newRejection(400, "The body is incomplete.")
 	}
 	if !utf8.Valid(body) {
 		return nil, newRejection(400, "The body must be valid UTF-8.")
@@ -1895,12 +1896,12 @@ func parseActivity(body []byte, now time.Time) (activity, *rejection) {
 	level, _ := posted["level"].(string)
 
 	if len(posted) > 2 {
-		return activity{}, newRejection(400, "The body may have message and level only.")
+		return activity{}, newRejection(400, "The body may only have the keys message and level.")
 	}
 	length := utf8.RuneCountInString(message)
 	if length < 1 || length > maxMessage || strings.ContainsFunc(message, unicode.IsControl) {
 		return activity{}, newRejection(400,
-			"The message must be 1 to 500 characters, and no control characters.")
+			"The message must have 1 to 500 characters and no control characters.")
 	}
 	if !slices.Contains([]string{"info", "success", "warning", "error"}, level) {
 		return activity{}, newRejection(400, "The level must be info, success, warning or error.")
@@ -1911,7 +1912,7 @@ func parseActivity(body []byte, now time.Time) (activity, *rejection) {
 // GET /dashboard/trigger-test
 func (s *SSEServer) serveTrigger(w http.ResponseWriter, r *http.Request) {
 	if acceptsEvents(r) { // from the page, if a link names this as its stream
-		s.reject(w, r, newRejection(406, "The trigger is no stream."))
+		s.reject(w, r, newRejection(406, "The trigger is not a stream."))
 		return
 	}
 
@@ -2208,20 +2209,22 @@ func (a access) check(r *http.Request) *rejection {
 	// A page may have a name that someone else made resolve to 127.0.0.1.
 	if a.onLoopback && !a.knowsHost(r.Host) {
 		return newRejection(403,
-			"The server is not known by that host name: add its origin to -origins.")
+			"The server does not serve this host name: add its origin to -origins.")
 	}
 	// A link to the page is harmless.
 	if r.URL.Path != "/" && !a.isFromAllowedPage(r) {
-		return newRejection(403, "Pages of other origins need theirs in -origins.")
+		return newRejection(403,
+			"Pages of other origins may use the server only if -origins names theirs.")
 	}
 	if !isSafe(r.Method) && !a.mayWrite && !isFromOwnPage(r) {
-		return newRejection(403, "Pages of other origins may write only if -origins is set.")
+		return newRejection(403,
+			"Pages of other origins may write only if -origins is set and names theirs.")
 	}
 
 	if a.token == "" {
 		if !isSafe(r.Method) && !isLocal(r) {
 			return newRejection(403,
-				"Only this machine's own requests may do that, unless SSE_TOKEN is set.")
+				"Without SSE_TOKEN, only requests from this machine may do that.")
 		}
 		return nil
 	}
@@ -2230,7 +2233,7 @@ func (a access) check(r *http.Request) *rejection {
 	}
 	if !a.hasToken(r) {
 		return newRejection(401,
-			"Send the server's token: Authorization: Bearer, or as the password.")
+			"Send the server's token, as Authorization: Bearer or as the password.")
 	}
 	return nil
 }
@@ -3188,7 +3191,7 @@ func parseMeminfo(text string) (float64, error) {
 	}
 	available, ok := availableMemory(kib)
 	if !ok {
-		return 0, errors.New("parsing meminfo: MemAvailable and MemFree make no sense")
+		return 0, errors.New("parsing meminfo: no MemAvailable or MemFree under MemTotal")
 	}
 	return 100 * float64(total-available) / float64(total), nil
 }
@@ -3223,7 +3226,7 @@ func parseUptime(text string) (time.Duration, error) {
 	first, _, _ := strings.Cut(text, " ")
 	seconds, err := strconv.ParseFloat(strings.TrimSpace(first), 64)
 	if err != nil || !(seconds >= 0 && seconds < most) {
-		return 0, fmt.Errorf("parsing uptime: %.80q is no number of seconds", text)
+		return 0, fmt.Errorf("parsing uptime: %.80q is not a number of seconds", text)
 	}
 	return time.Duration(seconds * float64(time.Second)), nil
 }
@@ -3799,7 +3802,7 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	})
 	err = cfg.logLevel.UnmarshalText([]byte(*logLevel))
 	if err != nil {
-		return cfg, fmt.Errorf("-log-level %q is none of debug, info, warn and error", *logLevel)
+		return cfg, fmt.Errorf("-log-level %q must be debug, info, warn or error", *logLevel)
 	}
 	cfg.token, err = readToken(getenv("SSE_TOKEN"), cfg.tokenFile)
 	if err != nil {
@@ -3844,7 +3847,7 @@ func parseFlags(flags *flag.FlagSet, args []string, showVersion *bool, stdout io
 	}
 	if flags.NArg() > 0 {
 		argument := withoutPassword(flags.Arg(0)) // it may be a URL whose flag was forgotten
-		return fmt.Errorf("argument %q is no flag (-h lists the settings)", argument)
+		return fmt.Errorf("unexpected argument %q (-h lists the settings)", argument)
 	}
 	return nil
 }
@@ -3885,7 +3888,7 @@ func readToken(variable, file string) (string, error) {
 	}
 	token := strings.TrimSpace(text)
 	if token == "" {
-		return "", fmt.Errorf("%s is blank: it must have the token", source)
+		return "", fmt.Errorf("%s is blank: it must contain the token", source)
 	}
 	return token, nil
 }
@@ -3899,17 +3902,17 @@ func (c *config) validate() error {
 		_, err = net.LookupPort("tcp", port)
 	}
 	if err != nil {
-		return fmt.Errorf("-addr %q is neither host:port nor :port", c.addr)
+		return fmt.Errorf("-addr %q must be host:port or :port", c.addr)
 	}
 	if c.interval != 0 && c.interval < minInterval {
-		return fmt.Errorf("-interval %v is under %v (0 is allowed: only when triggered)",
+		return fmt.Errorf("-interval %v must be at least %v (0 is allowed: only when triggered)",
 			c.interval, minInterval)
 	}
 	if c.heartbeat < minHeartbeat {
-		return fmt.Errorf("-heartbeat %v is under %v", c.heartbeat, minHeartbeat)
+		return fmt.Errorf("-heartbeat %v must be at least %v", c.heartbeat, minHeartbeat)
 	}
 	if c.probe != "" && originOf(c.probe) == "" {
-		return fmt.Errorf("-probe %q is no http or https URL", withoutPassword(c.probe))
+		return fmt.Errorf("-probe %q must be an http or https URL", withoutPassword(c.probe))
 	}
 	for _, origin := range c.origins {
 		err := validateOrigin(origin)
@@ -3918,10 +3921,10 @@ func (c *config) validate() error {
 		}
 	}
 	if c.gzip != gzipBrowsers && c.gzip != gzipAll && c.gzip != gzipOff {
-		return fmt.Errorf("-gzip %q is none of browsers, all and off", c.gzip)
+		return fmt.Errorf("-gzip %q must be browsers, all or off", c.gzip)
 	}
 	if c.logFormat != "text" && c.logFormat != "json" {
-		return fmt.Errorf("-log-format %q is neither text nor json", c.logFormat)
+		return fmt.Errorf("-log-format %q must be text or json", c.logFormat)
 	}
 	err = c.validateMaxStreams()
 	if err != nil {
@@ -3937,7 +3940,7 @@ func (c *config) validateMaxStreams() error {
 			c.openFiles, reserved+1)
 	}
 	if c.maxStreams < 1 {
-		return fmt.Errorf("-max-streams %d is under 1", c.maxStreams)
+		return fmt.Errorf("-max-streams %d must be at least 1", c.maxStreams)
 	}
 	if c.maxStreams > c.openFiles {
 		return fmt.Errorf("-max-streams %d is over %d, the limit of open files (ulimit -n)",
@@ -3959,24 +3962,24 @@ func validateOrigin(origin string) error {
 	isASCII := strings.IndexFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) < 0
 	switch {
 	case strings.Contains(origin, "*"):
-		return errors.New("has a wildcard, and there are none: name each origin")
+		return errors.New("has a wildcard: name each origin instead")
 	case !isASCII:
-		return errors.New("is not ASCII: write the host as browsers do, xn--…")
+		return errors.New("is not ASCII: write the host in its xn--… form")
 	case !schemePattern.MatchString(scheme) || !hostPattern.MatchString(host):
-		return errors.New("is not like https://example.com:8080, in lower case and without a path")
+		return errors.New("must be like https://example.com:8080, in lower case and without a path")
 	}
 
 	u, err := url.Parse(origin)
 	if err != nil {
-		return errors.New("is not like https://example.com:8080")
+		return errors.New("must be like https://example.com:8080")
 	}
 	if scheme == "https" && u.Port() == "443" || scheme == "http" && u.Port() == "80" {
-		return errors.New("has the default port: write it as browsers do, without")
+		return errors.New("has the default port of its scheme: leave the port out")
 	}
 	_, err = net.LookupPort("tcp", "0"+u.Port())
 	ip := net.ParseIP(u.Hostname())
 	if err != nil || ip != nil && ip.String() != u.Hostname() {
-		return errors.New("has a port or an address that browsers do not write so")
+		return errors.New("has a port or an address in a form that browsers do not use")
 	}
 	return nil
 }
@@ -4097,7 +4100,7 @@ func (w *logWriter) run(out io.Writer, direct *slog.Logger) {
 		out.Write(line)
 		dropped := w.dropped.Swap(0)
 		if dropped > 0 {
-			direct.Warn("log lines dropped, because nothing read the log", "lines", dropped)
+			direct.Warn("log lines dropped, because the log was not read", "lines", dropped)
 		}
 		w.waiting.Add(-1)
 	}

@@ -1520,7 +1520,7 @@ func TestConfigDefaultStreamsLeaveDescriptors(t *testing.T) {
 
 func TestConfigOriginsAreAsBrowsersSendThem(t *testing.T) {
 	t.Parallel()
-	const form, strict = "is not like https://example.com:8080", "in lower case and without a path"
+	const form, strict = "must be like https://example.com:8080", "in lower case and without a path"
 	for _, test := range []struct{ origin, want string }{
 		{"http://localhost:3000", ""},
 		{"https://dash.example.com", ""},
@@ -1557,8 +1557,8 @@ func TestConfigOriginsAreAsBrowsersSendThem(t *testing.T) {
 		{"https://:3000", strict},
 		{"https://a;script-src", strict},
 		{"https://a'b", strict},
-		{"https://example.com:99999", "browsers do not write so"},
-		{"http://[0:0:0:0:0:0:0:1]:3000", "browsers do not write so"},
+		{"https://example.com:99999", "browsers do not use"},
+		{"http://[0:0:0:0:0:0:0:1]:3000", "browsers do not use"},
 	} {
 		got := ""
 		_, err := parseConfig([]string{"-origins", test.origin}, env(), io.Discard)
@@ -1607,7 +1607,7 @@ func TestConfigMaxStreamsKnowsTheLimit(t *testing.T) {
 		{1000, 1, nil},
 		{65, 1, nil},
 		{1000, 1001, []string{"-max-streams 1001", " 1000,", "ulimit -n"}},
-		{1000, 0, []string{"-max-streams 0 is under 1"}},
+		{1000, 0, []string{"-max-streams 0 must be at least 1"}},
 		{64, 0, []string{"64", "ulimit -n", "65"}},   // by default
 		{20, -44, []string{"20", "ulimit -n", "65"}}, // by default
 	}

@@ -457,7 +457,7 @@ func TestReadmeRubyPostsAndPuts(t *testing.T) {
 		t.Errorf("Ruby's snapshot is %s", e.data)
 	}
 	out, said = liveDashboard(t, s.addr, "wrong", `p LiveDashboard.post("x")`)
-	if out != "false\n" || !strings.Contains(said, "dashboard: 401 Send the server's token") {
+	if out != "false\n" || !strings.Contains(said, "dashboard: 401 Send the server's token, as") {
 		t.Errorf("with a wrong token, Ruby prints %q, %q", out, said)
 	}
 }
