@@ -483,6 +483,65 @@ func TestReadmeRubyHarmsNoApplication(t *testing.T) {
 	}
 }
 
+// The messages at which operations.md says what to do are the server's.
+func TestDocsMessagesAreThoseOfTheServer(t *testing.T) {
+	t.Parallel()
+	section := block(t, "docs/operations.md", `(?s)\n### It does not start\n(.*?)\n### `)
+	taken := startServer(t)
+	said := ""
+	for _, args := range [][]string{
+		{"-addr", taken.addr}, {"-interval", "2"}, {"-max-streams", "99999999"},
+	} {
+		out, _ := serverCommand(args...).CombinedOutput()
+		said += string(out)
+	}
+	rows := regexp.MustCompile("(?m)^\\| `([^`]*)` \\|").FindAllStringSubmatch(section, -1)
+	for _, row := range rows {
+		pattern := strings.ReplaceAll(regexp.QuoteMeta(row[1]), "…", `\d+`)
+		if !regexp.MustCompile(pattern).MatchString(said) {
+			t.Errorf("the server does not say %q, but %s", row[1], said)
+		}
+	}
+	if len(rows) != 3 {
+		t.Errorf("the table has %d messages", len(rows))
+	}
+}
+
+// Each line of the log that operations.md shows has the message and the keys of a real one.
+func TestDocsShowTheLogAsItIs(t *testing.T) {
+	t.Parallel()
+	shown := block(t, "docs/operations.md", "(?s)```\n(level=.*?)\n```")
+	s := startServer(t, "-heartbeat", "300ms", "-probe", "http://"+freeAddr(t)+"/")
+	c := s.stream(t)
+	c.event(t)
+	s.trigger(t)
+	s.mustLog(t, "msg=heartbeat")
+	c.Close()
+	s.mustLog(t, "stream closed")
+	s.mustLog(t, "metric missing")
+	s.stop(t)
+
+	// Values, and the settings that are not at their defaults, differ.
+	value := regexp.MustCompile(`=("(?:[^"\\]|\\.)*"|\S+)`)
+	keys := func(line string) string {
+		message := regexp.MustCompile(`level=\S+ msg=("[^"]*"|\S+)`).FindString(line)
+		rest := strings.TrimPrefix(line[strings.Index(line, message):], message)
+		if strings.HasSuffix(message, "=listening") {
+			rest, _, _ = strings.Cut(rest, " version=")
+		}
+		return message + value.ReplaceAllString(rest, "")
+	}
+	logged := map[string]bool{}
+	for _, line := range strings.Split(strings.TrimSpace(s.log()), "\n") {
+		logged[keys(line)] = true
+	}
+	for _, line := range strings.Split(shown, "\n") {
+		if !logged[keys(line)] {
+			t.Errorf("the log has no line like %q:\n%s", line, s.log())
+		}
+	}
+}
+
 // A command stands in a document, as a line of a block or in a sentence.
 type command struct {
 	path   string
