@@ -833,10 +833,16 @@ func TestDeployNginxAsksAnApplication(t *testing.T) {
 	commented := regexp.MustCompile(`(?m)^    # ((location|    |}).*)$`)
 	file := commented.ReplaceAllString(read(t, "deploy/nginx.conf"), "    $1")
 	file = strings.ReplaceAll(file, "http://127.0.0.1:3000", application.URL)
-	dir, addr := proxyDir(t), freeAddr(t)
-	writeCertificate(t, dir+"/tls.pem")
-	conf, args := nginxConf(strings.ReplaceAll(file, " ssl http2", ""), dir, addr, s.addr)
-	startProxy(t, "nginx", addr, dir, conf, args)
+	file = strings.ReplaceAll(file, "http://127.0.0.1:3001", "http://"+s.addr)
+	addr := freeAddr(t)
+	file = strings.Replace(file, "listen 443 ssl http2;", "listen "+addr+";", 1)
+	file = regexp.MustCompile(`(?m)^ *ssl_.*\n`).ReplaceAllString(file, "")
+	dir := proxyDir(t)
+	write(t, dir+"/conf", "daemon off; master_process off; pid "+dir+"/pid; error_log stderr;\n"+
+		"events {}\nhttp { access_log off; client_body_temp_path "+dir+"/body;\n"+file+"}\n")
+	nginx := exec.Command("nginx", "-p", dir, "-c", dir+"/conf", "-e", "stderr")
+	startLogged(t, nginx, "nginx")
+	eventually(t, "nginx listens", func() bool { return listens(addr) })
 
 	for _, c := range []struct {
 		path, cookie string
