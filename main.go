@@ -15,13 +15,14 @@
 //
 // # How it works
 //
-// The sampler reads the host, and SSEServer.readHost puts its metrics on the board. The board is
-// what viewers see: metrics, recent activities, or an external snapshot. SSEServer.broadcast takes
+// The sampler reads the host, and SSEServer.readHost puts its metrics on the board. The board holds
+// everything that viewers see: metrics, activities, an external snapshot. SSEServer.broadcast takes
 // a snapshot from the board, encodes it once as an event, and offers it to each open stream.
 //
 // A stream is an SSEConnection: a file descriptor without a goroutine, unknown to net/http and to
-// Go's poller. No send waits for a viewer. A stream whose client does not read is lagging: it is
-// tried again every 100 ms, then gets the newest event, and is closed after 30 s without progress.
+// Go's poller. No send waits for a viewer. A stream whose client does not read is lagging. It is
+// tried again every 100 ms and then gets the newest event. After 30 s without progress it is
+// closed.
 //
 // Locks are taken in this order: publishing or sweeper.mu, fanOut.mu, then SSEServer.mu or an
 // SSEConnection's mu. The last two are never held together.
@@ -363,7 +364,7 @@ func (s *SSEServer) tick(time.Time) {
 // minInterval is the least time between two broadcasts: at most twenty a second.
 const minInterval = 50 * time.Millisecond
 
-// broadcast makes an event of what is on the board and offers it to each stream. It waits for the
+// broadcast makes an event of the board's snapshot and offers it to each stream. It waits for the
 // first reading of the host, for another broadcast or fan-out, and until minInterval has passed.
 // It never waits for a viewer. Callers that wait at the same time share one event, so a flood of
 // them makes at most one per minInterval. It returns nil if there was nothing to show. The cause
@@ -522,8 +523,8 @@ func callForEach(conns []*SSEConnection, now time.Time,
 	return int(count.Load()), failures
 }
 
-// offer sends c what is due, unless it is lagging. A stream that has failed counts as lagging:
-// catchUpLoop meets the error again and removes it, so that the other streams need not wait.
+// offer sends due events and heartbeats to c, unless it is lagging. A failed stream counts as
+// lagging. catchUpLoop meets its error again and removes it, so that the other streams do not wait.
 func (s *SSEServer) offer(c *SSEConnection, now time.Time) error {
 	err := c.sendDue(s.newest.Load(), s.heartbeats.Load(), now, false)
 	if err == nil || err == errNotOpen {
@@ -533,8 +534,8 @@ func (s *SSEServer) offer(c *SSEConnection, now time.Time) error {
 	return errLagging
 }
 
-// catchUp sends c what is due, even if it is lagging. It also starts a new stream. After an error
-// other than errLagging and errNotOpen, the stream is to be removed.
+// catchUp sends due events and heartbeats to c, even if it is lagging. It also starts a new stream.
+// After an error other than errLagging and errNotOpen, the caller removes the stream.
 func (s *SSEServer) catchUp(c *SSEConnection, now time.Time) error {
 	err := c.sendDue(s.newest.Load(), s.heartbeats.Load(), now, true)
 	if err == errLagging {
@@ -871,7 +872,7 @@ const (
 // was sent and nothing is acknowledged, the kernel's limit ends the stream: configureSocket.
 const stallLimit = 30 * time.Second
 
-// traffic counts what was sent.
+// traffic counts sent events and bytes, and skipped events.
 type traffic struct {
 	events, skipped, bytes uint64
 }
@@ -884,7 +885,7 @@ func (t traffic) plus(o traffic) traffic {
 	}
 }
 
-// begin starts the stream on fd with its head, its retry and the newest event, none of it sent
+// begin starts the stream on fd with its head, its retry and the newest event. It sends nothing
 // yet. If the stream was closed in the meantime, begin closes fd.
 func (c *SSEConnection) begin(fd int, head string, newest *event, heartbeats uint64) {
 	c.mu.Lock()
@@ -903,9 +904,9 @@ func (c *SSEConnection) begin(fd int, head string, newest *event, heartbeats uin
 	}
 }
 
-// sendDue sends what c still has to get, as far as the kernel takes it without waiting: the rest
-// of a partly sent event, the newest event, a heartbeat. A lagging stream only notes the event,
-// unless tryLagging is set. sendDue returns errLagging if that was not everything.
+// sendDue sends the rest of a partly sent event, the newest event and a heartbeat, as far as the
+// kernel takes them without waiting. A lagging stream only notes the event, unless tryLagging is
+// set. sendDue returns errLagging if it could not send everything.
 func (c *SSEConnection) sendDue(newest *event, heartbeats uint64, now time.Time,
 	tryLagging bool) error {
 	c.mu.Lock()
@@ -960,7 +961,7 @@ func (c *SSEConnection) skipPending() {
 	}
 }
 
-// sendUnsent sends what is left of the event that was begun.
+// sendUnsent sends the rest of the event that was begun.
 func (c *SSEConnection) sendUnsent() {
 	if len(c.unsent) > 0 {
 		c.send(c.unsent)
@@ -1046,7 +1047,7 @@ func (c *SSEConnection) encode(e *event) []byte {
 	return c.wire(e.key)
 }
 
-// wire returns what of a chunk this stream's client gets.
+// wire returns the bytes of a chunk for this stream's client.
 func (c *SSEConnection) wire(part chunk) []byte {
 	if c.chunked {
 		return part.whole
@@ -1065,8 +1066,8 @@ func (c *SSEConnection) encodeStart() []byte {
 	return c.wire(newChunk(start))
 }
 
-// encodeEnd returns the end of the body: a retry, which tells the client when to come back, and
-// what makes the body complete.
+// encodeEnd returns the end of the body. It starts with a retry, which tells the client when to
+// come back, and then completes the body.
 func (c *SSEConnection) encodeEnd() []byte {
 	retry := newRetry(1, 5) + "\n"
 	end := []byte(retry)
@@ -1109,8 +1110,7 @@ func (c *SSEConnection) send(b []byte) bool {
 	return true
 }
 
-// checkClient reads away what the client sent. An error, such as io.EOF, means that the client is
-// gone.
+// checkClient drops bytes from the client. An error, such as io.EOF, means that the client is gone.
 func (c *SSEConnection) checkClient() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -1339,7 +1339,7 @@ type limitedListener struct {
 	closedCount uint64 // to make room
 }
 
-// A connState is what is known about a connection.
+// A connState is the state of a connection that is not a stream.
 type connState struct {
 	isActive bool // its request head is complete
 	waits    int  // looks in a row at which the server was waiting for the client
@@ -1479,7 +1479,7 @@ func (l *limitedListener) closed() uint64 {
 	return l.closedCount
 }
 
-// A route is what the server does at a path. Its methods are as in an Allow header.
+// A route has the methods of a path, as in an Allow header, and the handler.
 type route struct {
 	methods     string
 	contentType string
@@ -1661,7 +1661,7 @@ func (s *SSEServer) serveStream(w http.ResponseWriter, r *http.Request) {
 	setStreamHeader(w.Header(), c)
 	c.begin(fd, streamHead(w.Header()), s.newest.Load(), s.heartbeats.Load())
 
-	// This sends what begin has prepared, and an event that came in the meantime.
+	// This sends the bytes that begin has prepared, and an event that came in the meantime.
 	err = s.catchUp(c, c.since)
 	if err != nil && err != errLagging && err != errNotOpen {
 		s.remove(c, err)
@@ -1751,9 +1751,9 @@ func accepts(lines []string, name string) bool {
 	return false
 }
 
-// rejectStream answers a request for a stream that cannot be opened, because of err or, if that
-// is nil, because the server is full. EventSource gives up permanently on any status but 200, so
-// it gets a stream that ends and says when to come back.
+// rejectStream answers a request for a stream that cannot be opened. The cause is err or, if that
+// is nil, that the server is full. EventSource gives up permanently on any status but 200. So it
+// gets a stream that ends and says when to come back.
 func (s *SSEServer) rejectStream(w http.ResponseWriter, r *http.Request, err error) {
 	const leastWait, mostWait = 5, 30 // seconds
 
@@ -1818,7 +1818,7 @@ func (s *SSEServer) putSnapshot(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// lineEnds are what some languages take for the end of a line. In JSON they stand in strings only.
+// lineEnds end a line in some languages. In JSON they stand in strings only.
 var lineEnds = strings.NewReplacer("\u2028", `\u2028`, "\u2029", `\u2029`, "\u0085", `\u0085`)
 
 // oneLine puts valid JSON on one line. Its strings stay as they are, except for line ends.
@@ -2346,8 +2346,8 @@ func hostOf(origin string) string {
 	return host
 }
 
-// A board is what viewers see: the host's metrics and recent activities, or an external snapshot.
-// It does no I/O.
+// A board holds everything that viewers see: the host's metrics and recent activities, or an
+// external snapshot. It does no I/O.
 type board struct {
 	edge bool // there are no metrics of the host
 
@@ -2834,7 +2834,7 @@ func sampleInterval(broadcastInterval time.Duration) time.Duration {
 }
 
 // read starts a read of each source and waits for all of them together, but at most 100 ms. Then
-// sample uses what each source has read last.
+// sample uses the last value of each source.
 func (h *sampler) read() {
 	const patience = 100 * time.Millisecond
 
@@ -2942,8 +2942,8 @@ func (h *sampler) sampleNetwork(now time.Time) float64 {
 	return h.network.mbps
 }
 
-// A source is a part of the host that is read in a goroutine of its own, because a read can hang:
-// lxcfs that is stopped, a FUSE mount, a dead network mount.
+// A source is a part of the host. It is read in a goroutine of its own, because a read can hang,
+// for example of a stopped lxcfs or of a dead network mount.
 type source[T any] struct {
 	name   string
 	log    *slog.Logger
@@ -3296,7 +3296,7 @@ func parseNetDev(text string) (counts map[string]interfaceBytes, badLine string)
 	return counts, badLine
 }
 
-// parseCounters parses what follows the colon in a line of /proc/net/dev.
+// parseCounters parses the text after the colon in a line of /proc/net/dev.
 func parseCounters(text string) (count interfaceBytes, ok bool) {
 	const rxColumn, txColumn = 0, 8
 
@@ -3310,8 +3310,8 @@ func parseCounters(text string) (count interfaceBytes, ok bool) {
 	return interfaceBytes{received: received, sent: sent}, rxErr == nil && txErr == nil
 }
 
-// selectFrom selects the interfaces with hardware. Where there are none (a container), it selects
-// those that hold a default route or, where there are none either, all but lo.
+// selectFrom selects the interfaces with hardware. Without any, as in a container, it selects the
+// interfaces with a default route. Without any of them, it selects all but lo.
 func (sel *interfaceSelector) selectFrom(names []string) map[string]bool {
 	selected := map[string]bool{}
 	for _, name := range names {
@@ -3350,8 +3350,8 @@ func isLoopbackInterface(name string) bool {
 	return name == "lo" || name == "loopback0"
 }
 
-// dropDoubles drops interfaces whose bytes another selected one counts, too: those with a selected
-// master (a cloud's virtual function), and those that ride on a selected one.
+// dropDoubles drops interfaces whose bytes another selected interface counts, too. These have a
+// selected master, as a cloud's virtual function has, or a selected lower interface.
 func (sel *interfaceSelector) dropDoubles(selected map[string]bool) {
 	byIndex := map[string]string{}
 	for name := range selected {
@@ -3482,8 +3482,9 @@ func newProbe(rawURL string, log *slog.Logger) *probe {
 	return &probe{url: rawURL, log: log, last: probeResult{responseTime: math.NaN()}}
 }
 
-// latest returns the last result. A failure is returned once, even if a success has followed it: a
-// time-out takes as long as the interval, so the next request comes at once.
+// latest returns the last result. It returns each failure once, even if a success has followed.
+// This matters after a time-out, which takes as long as the interval, so the next request comes at
+// once.
 func (p *probe) latest() probeResult {
 	p.mu.Lock()
 	defer p.mu.Unlock()
