@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // A command stands in a document, as a line of a block or in a sentence.
@@ -73,8 +74,8 @@ var runElsewhere = []struct{ pattern, by string }{
 	{` -doctor `, "goclient: TestDoctor…; it takes 35 s and more"},
 }
 
-// Each command of each document runs as it stands, but for the server's address and how long it
-// takes.
+// Each command of each document runs as it stands, but for the server's address, how long it takes
+// and how many streams it opens.
 func TestDocsCommandsRun(t *testing.T) {
 	need(t, "curl")
 	var mu sync.Mutex // guards used and ran
@@ -197,7 +198,10 @@ func (r *runner) prepare(t testing.TB) {
 var (
 	startsServer = regexp.MustCompile(`^([A-Z_]+=\S+ )*\./sse-server( -[a-z-]+( \S+)?)*$`)
 	portOfAddr   = regexp.MustCompile(`-addr (\S*):\d+`)
-	someSeconds  = regexp.MustCompile(`(-m|-duration) \d+(s?)`)
+	someTime     = regexp.MustCompile(`(-m|-duration) \d+(m?s|m|h)?`)
+	manyClients  = regexp.MustCompile(`-clients \d{4,}`)
+	otherHost    = regexp.MustCompile(`https?://[\w.-]+\.(com|org|net|example)\b`)
+	inputFile    = regexp.MustCompile(`@(\w+\.json)`)
 	curlForever  = regexp.MustCompile(`curl (.* )?-[a-z]*N `)
 	clientEnds   = regexp.MustCompile(` -(duration|rounds|once|events|until|h|version)\b`)
 )
@@ -209,6 +213,9 @@ func (r *runner) endless(t testing.TB, text string, out *output) func() bool {
 	switch {
 	case curlForever.MatchString(text) && !strings.Contains(text, " -m "):
 		return func() bool { return strings.Contains(out.String(), "\ndata: ") }
+	case isClient && otherHost.MatchString(text):
+		started := time.Now()
+		return func() bool { return time.Since(started) > 2*time.Second } // its usage is right
 	case isClient && strings.Contains(text, "-forward "):
 		return func() bool { return r.server.debug(t).Source == "external" }
 	case isClient && !clientEnds.MatchString(text):
@@ -228,8 +235,20 @@ func (r *runner) run(t testing.TB, c command) {
 		return
 	}
 	text := strings.NewReplacer(
-		"localhost:3001", r.server.addr, "upstream:3001", r.upstream.addr).Replace(c.text)
-	text = someSeconds.ReplaceAllString(text, "${1} 2${2}")
+		"localhost:3001", r.server.addr,
+		"edge:3001", r.server.addr,
+		"upstream:3001", r.upstream.addr,
+	).Replace(c.text)
+	text = someTime.ReplaceAllStringFunc(text, func(option string) string {
+		if strings.HasPrefix(option, "-m ") {
+			return "-m 2"
+		}
+		return "-duration 2s"
+	})
+	text = manyClients.ReplaceAllString(text, "-clients 200")
+	for _, m := range inputFile.FindAllStringSubmatch(c.text, -1) {
+		write(t, r.folder+"/"+m[1], "{}")
+	}
 	if startsServer.MatchString(c.text) && !strings.HasSuffix(c.text, " -h") {
 		text = portOfAddr.ReplaceAllString(text, "-addr ${1}:0")
 		cmd := withoutSettings(exec.Command("sh", "-c", "exec env "+text))
@@ -255,14 +274,32 @@ func (r *runner) runShell(t testing.TB, c command, text string, out *output) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	kill := func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	defer kill() // also what it has left
+
 	isDone := r.endless(t, c.text, out)
-	if isDone != nil {
-		eventually(t, c.text+" has done its work", isDone)
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-		cmd.Wait()
-	} else if err := cmd.Wait(); err != nil {
-		t.Errorf("%s: %s: %v\n%s", c.path, c.text, err, out)
+	deadline := time.Now().Add(20 * time.Second)
+	for time.Now().Before(deadline) {
+		select {
+		case err := <-ended:
+			isOther := otherHost.MatchString(c.text) && exitStatus(err) == 1 // it is not there
+			if err != nil && !isOther {
+				t.Errorf("%s: %s: %v\n%s", c.path, c.text, err, out)
+			}
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+		if isDone != nil && isDone() {
+			kill()
+			<-ended
+			return
+		}
 	}
+	t.Errorf("%s: %s: it does not end, or does not do its work\n%s", c.path, c.text, out)
+	kill()
+	<-ended
 }
 
 // mustShow checks that the output has the form that the document shows.
