@@ -481,6 +481,29 @@ func TestReadmeRubyHarmsNoApplication(t *testing.T) {
 	}
 }
 
+// The thresholds in api.md are those of main.go.
+func TestDocsThresholdsAreThoseOfMain(t *testing.T) {
+	source := read(t, "main.go")
+	number := regexp.MustCompile(`\d+`)
+	for _, c := range []struct{ alarm, row string }{
+		{"cpu", "CPU, mean of the last minute"},
+		{"memory", "memory, disk"},
+		{"disk", "memory, disk"},
+	} {
+		row := block(t, "docs/api.md", `(?m)^\| `+c.row+` \| (.*) \|$`)
+		named := number.FindAllString(row, -1)
+		call := regexp.MustCompile(`newAlarm\("` + c.alarm + `", "\w+",\s+(.*)\)\n`)
+		m := call.FindStringSubmatch(source)
+		if m == nil {
+			t.Fatalf("main.go has no alarm %s", c.alarm)
+		}
+		inForce := number.FindAllString(m[1], -1)
+		if len(inForce) != 4 || strings.Join(named, " ") != strings.Join(inForce, " ") {
+			t.Errorf("docs/api.md has %q for %s, main.go %q", named, c.alarm, inForce)
+		}
+	}
+}
+
 // The parts in the table of design.md are those of main.go.
 func TestDocsNameThePartsOfMain(t *testing.T) {
 	section := block(t, "docs/design.md", `(?s)\| part \|(.*?)\n\n`)
