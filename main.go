@@ -3741,7 +3741,7 @@ type config struct {
 	probe      string // URL; "": the server's own /health
 	disk       string // path
 	origins    []string
-	hasOrigins bool // they are not the default
+	hasOrigins bool // -origins was set
 	edge       bool
 	gzip       string // browsers, all or off
 	maxStreams int
