@@ -473,9 +473,10 @@ func TestReadmeRubyHarmsNoApplication(t *testing.T) {
 		freeAddr(t), // nobody listens
 		"nowhere.invalid:3001",
 	} {
-		out, said := liveDashboard(t, addr, "",
-			`p LiveDashboard.post("x"), LiveDashboard.post("\xff")`)
-		if out != "false\nfalse\n" || !strings.Contains(said, "dashboard: ") {
+		out, said := liveDashboard(t, addr, "", `
+			messages = ["x", nil, "\xff", "\xff".b, "x".encode("UTF-16")]
+			p messages.map { |message| LiveDashboard.post(message) }.uniq`)
+		if out != "[false]\n" || strings.Count(said, "dashboard: ") != 5 {
 			t.Errorf("with %s, Ruby prints %q, %q", addr, out, said)
 		}
 	}
