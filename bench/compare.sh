@@ -1,8 +1,8 @@
 #!/bin/sh
-# Compares sse-server with the Rails server, the usual Go server (naive) and the C program baseline.
-# Each server runs on one core, sse-client on the other. Replaces the tables in docs/benchmarks.md,
-# bench/results/ and the two plots. --quick: few streams, one run of each, and all output in a
-# temporary folder.
+# Compares sse-server with the Rails server, the usual Go server (naive), Nchan, better-sse and the
+# C program baseline. Each server runs on one core, sse-client on the other. Replaces the tables in
+# docs/benchmarks.md, bench/results/ and the two plots. --quick: few streams, one run of each, and
+# all output in a temporary folder.
 # SERVER_CORE, CLIENT_CORE and PORT can be set.
 set -eu
 cd "$(dirname "$0")/.."
@@ -24,7 +24,7 @@ stop() {
 trap 'stop 2>/dev/null; rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM HUP
 say() { printf '%s\n' "== $*"; }
-have() { command -v "$1" >/dev/null || { say "skipped: $2 ($1 is not installed)" && false; }; }
+have() { command -v "$1" >/dev/null || [ -e "$1" ] || { say "skipped: $2 ($1 is not installed)" && false; }; }
 
 # start SERVER STREAMS: on the server's core; fails if it does not answer within 20 s.
 start() {
@@ -32,6 +32,8 @@ start() {
 	sse-server) set -- ./sse-server -addr "127.0.0.1:$port" -interval 0 -log-level warn ;;
 	rails) set -- env RAILS_STREAMS="$2" PORT="$port" SSE_INTERVAL=0 bench/rails/run.sh ;;
 	naive) set -- "$tmp/naive" -addr "127.0.0.1:$port" -interval 0 ;;
+	nchan) set -- env NCHAN_STREAMS="$2" PORT="$port" bench/nchan/run.sh "$tmp/nchan" ;;
+	better-sse) set -- env PORT="$port" node bench/better-sse/server.js ;;
 	baseline) set -- "$tmp/baseline" "$port" "$payload" ;;
 	esac
 	taskset -c "$server_core" "$@" >"$tmp/log" 2>&1 &
@@ -39,6 +41,7 @@ start() {
 	for _ in $(seq 100); do
 		kill -0 "$pid" 2>/dev/null || return 1
 		if curl -sf -m 1 -o "$tmp/health" "http://127.0.0.1:$port/health"; then
+			[ -z "$body" ] || publish_body || return 1
 			sleep 1 # until there is a snapshot
 			kill -0 "$pid" 2>/dev/null # else another process answered
 			return
@@ -48,24 +51,31 @@ start() {
 	return 1
 }
 
+# publish_body: the first event of a server that makes none by itself.
+publish_body() { curl -sf -m 5 -o "$tmp/answer" --data-binary "@$body" "http://127.0.0.1:$port/publish"; }
+
 # note SERVER STREAMS: keeps the last line of the log, which says why there were no more streams.
 note() { printf '%s\t%s\t%s\n' "$1" "$2" "$(tail -n 1 "$tmp/log")" >>"$tmp/runs/stops.tsv"; }
 
-# measure SERVER STREAMS RUN FLAGS…: one run. In the run "most", nothing is published. Fails if
-# sse-client fails.
+# measure SERVER STREAMS RUN FLAGS…: one run. In the run "most", nothing is published. Nchan and
+# better-sse send the newest snapshot of sse-server. Fails if sse-client fails.
 measure() {
-	name=$1 streams=$2 run=$3 check=snapshot path=/dashboard/stream trigger=/dashboard/trigger-test
+	name=$1 streams=$2 run=$3 check=snapshot path=/dashboard/stream trigger=/dashboard/trigger-test body=''
 	shift 3
-	[ "$name" != baseline ] || check=json path=/stream trigger=/publish
+	case $name in
+	nchan | better-sse) trigger=/publish body=$tmp/snapshot ;;
+	baseline) check=json path=/stream trigger=/publish ;;
+	esac
 	json=$tmp/runs/$name-$streams-$run.json result=0
 	say "$name, $streams streams, run $run"
 	if start "$name" "$streams"; then
-		[ "$run" = most ] || set -- "$@" -publish "http://127.0.0.1:$port$trigger"
+		[ "$run" = most ] || set -- "$@" -publish "http://127.0.0.1:$port$trigger" ${body:+-body "$body"}
 		taskset -c "$client_core" goclient/sse-client -url "http://127.0.0.1:$port$path" -pid "$pid" \
 			-clients "$streams" -check "$check" -json "$@" >"$json" 2>"$tmp/client" &
 		client=$!
 		wait "$client" || result=$?
 		[ "$run" != most ] || note "$name" "$streams"
+		[ "$name" != sse-server ] || curl -sf -m 5 -o "$tmp/snapshot" "http://127.0.0.1:$port/dashboard/snapshot"
 	else
 		note "$name" "$streams"
 		[ "$name-$streams" = rails-10000 ] || result=1 # rails/run.sh says what is missing
@@ -104,6 +114,17 @@ else
 	say "skipped: rails (ruby-railties, ruby-actionpack or puma is not installed)"
 fi
 servers="$servers naive"
+if have nginx nchan && have /usr/lib/nginx/modules/ngx_nchan_module.so nchan; then
+	mkdir "$tmp/nchan"
+	servers="$servers nchan"
+fi
+if have node better-sse && have npm better-sse; then
+	if npm install --prefix bench/better-sse >"$tmp/log" 2>&1; then
+		servers="$servers better-sse"
+	else
+		say "skipped: better-sse (npm cannot install it: $(head -n 1 "$tmp/log"))"
+	fi
+fi
 if have "${CC:-cc}" baseline; then
 	"${CC:-cc}" -O2 -Wall -Wextra -o "$tmp/baseline" bench/baseline.c
 	servers="$servers baseline"

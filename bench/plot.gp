@@ -3,8 +3,8 @@
 if (!exists("out")) out = "bench"
 data = out . "/results/plot.tsv"
 grey = "#7a7a7a"
-colours = "#2484c6 #dd4b50 #a67210 #7a7a7a"
-nudge = "0.25 0 0.5 -0.5" # keeps the names of lines that end side by side apart
+colours = "#2484c6 #dd4b50 #a67210 #3d8f52 #9b5fc0 #7a7a7a"
+nudge = "0.25 0 0.5 0 0 -0.5" # keeps the names of lines that end side by side apart
 
 set terminal svg size 760,420 font "Helvetica,Arial,sans-serif,15" linewidth 1.2
 set datafile separator "\t"

@@ -264,7 +264,13 @@ func startNginx(t *testing.T, dir, upstream, redis string) *daemon {
 
 func needNchan(t *testing.T) {
 	t.Helper()
-	need(t, "nginx", "redis-server")
+	need(t, "redis-server")
+	needNchanModule(t)
+}
+
+func needNchanModule(t *testing.T) {
+	t.Helper()
+	need(t, "nginx")
 	if _, err := os.Stat("/usr/lib/nginx/modules/ngx_nchan_module.so"); err != nil {
 		t.Skip("nginx's Nchan module is not installed")
 	}

@@ -45,6 +45,8 @@ var servers = [][3]string{
 	{"sse-server", "sse-server", "this one"},
 	{"rails", "Rails", "`ActionController::Live` in Puma: [bench/rails](../bench/rails)"},
 	{"naive", "naive", "the usual Go server, with a goroutine and a channel for each client: [bench/naive](../bench/naive)"},
+	{"nchan", "Nchan", "a module of nginx, one process without Redis: [bench/nchan](../bench/nchan)"},
+	{"better-sse", "better-sse", "a package of npm for Node.js: [bench/better-sse](../bench/better-sse)"},
 	{"baseline", "baseline", "one thread and one write(2) for each stream, in C: [baseline.c](../bench/baseline.c)"},
 }
 
@@ -165,6 +167,11 @@ func about(load string) string {
 	for _, c := range [][]string{
 		{"ruby", "-e", `require "puma/const"; require "rails/version"
 			print "Ruby #{RUBY_VERSION}, Rails #{Rails.version}, Puma #{Puma::Const::VERSION}"`},
+		{"sh", "-ec", `nginx=$(nginx -v 2>&1)
+			nchan=$(dpkg-query -W -f '${Version}' libnginx-mod-nchan)
+			printf 'nginx %s, Nchan %s' "${nginx#*/}" "${nchan#*:}"`},
+		{"node", "-p", `"Node.js " + process.versions.node + ", better-sse " +
+			require("./bench/better-sse/package.json").dependencies["better-sse"]`},
 		{"cc", "--version"},
 	} {
 		if out, err := exec.Command(c[0], c[1:]...).Output(); err == nil {
