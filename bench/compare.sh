@@ -134,13 +134,13 @@ if [ -n "$quick" ]; then
 	level 300 1 -rate 1000 -rounds 10 -gap 100ms
 else
 	for run in 1 2 3; do
-		level 100 "$run" -rate 200 -rounds 100 -gap 100ms
+		level 100 "$run" -rate 200 -rounds 100 -gap 50ms
 		level 1000 "$run" -rate 400 -rounds 20 -gap 250ms
 		level 10000 "$run" -rate 2000 -rounds 8 -gap 1s
 	done
 	# As many streams as the client can open, with its descriptors and the ports of one address.
 	most=$(awk '/^Max open files/ { n = $5 - 100; print n < 27000 ? n : 27000 }' /proc/self/limits)
-	level "$most" most -rate 1000 -duration 35s -heartbeat 0
+	level "$most" most -rate 1000 -duration "$((most / 1000 + 8))s" -heartbeat 0
 fi
 rm -f "$out"/results/*
 go run ./bench/table "$tmp/runs" "$out" "$load" >"$tmp/tables" || status=1
