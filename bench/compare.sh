@@ -4,6 +4,7 @@
 # docs/benchmarks.md, bench/results/ and the two plots. --quick: few streams, one run of each, and
 # all output in a temporary folder.
 # SERVER_CORE, CLIENT_CORE and PORT can be set.
+# Each server that is not installed is skipped.
 set -eu
 cd "$(dirname "$0")/.."
 server_core=${SERVER_CORE:-0} client_core=${CLIENT_CORE:-1} port=${PORT:-$((20000 + $$ % 10000))}
