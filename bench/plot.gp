@@ -4,7 +4,6 @@ if (!exists("out")) out = "bench"
 data = out . "/results/plot.tsv"
 grey = "#7a7a7a"
 colours = "#2484c6 #dd4b50 #a67210 #3d8f52 #9b5fc0 #7a7a7a"
-nudge = "0.25 0 0.5 0 0 -0.5" # keeps the names of lines that end side by side apart
 
 set terminal svg size 760,420 font "Helvetica,Arial,sans-serif,15" linewidth 1.2
 set datafile separator "\t"
@@ -22,7 +21,9 @@ set tmargin 3
 stats data using 1 nooutput
 last = STATS_blocks - 1
 
+# nudge keeps the names of lines that end side by side apart.
 set output out . "/memory.svg"
+nudge = "0.25 0 0.6 -0.2 0.1 -0.5"
 set title "Memory of the server"
 set yrange [0.7:3000]
 set ytics ("1 MiB" 1, "10 MiB" 10, "100 MiB" 100, "1 GiB" 1024)
@@ -32,6 +33,7 @@ plot for [i = 0:last] data index i using 1:2 with linespoints \
 		left offset 0.8, word(nudge, i + 1) textcolor rgb word(colours, i + 1)
 
 set output out . "/last-stream.svg"
+nudge = "0 0 0.5 0.3 0.8 -0.9"
 set title "From the request for an event until the last stream has it"
 set yrange [0.5:3000]
 set ytics ("1 ms" 1, "10 ms" 10, "100 ms" 100, "1 s" 1000)
