@@ -25,7 +25,9 @@ stop() {
 trap 'stop 2>/dev/null; rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM HUP
 say() { printf '%s\n' "== $*"; }
-have() { command -v "$1" >/dev/null || [ -e "$1" ] || { say "skipped: $2 ($1 is not installed)" && false; }; }
+have() { # COMMAND or file, what needs it
+	command -v "$1" >/dev/null || [ -e "$1" ] || { say "skipped: $2 ($1 is not installed)" && false; }
+}
 
 # start SERVER STREAMS: on the server's core; fails if it does not answer within 20 s.
 start() {
@@ -53,7 +55,12 @@ start() {
 }
 
 # publish_body: the first event of a server that makes none by itself.
-publish_body() { curl -sf -m 5 -o "$tmp/answer" --data-binary "@$body" "http://127.0.0.1:$port/publish"; }
+publish_body() {
+	curl -sf -m 5 -o "$tmp/answer" --data-binary "@$body" "http://127.0.0.1:$port/publish"
+}
+
+# keep_snapshot keeps the newest snapshot of sse-server.
+keep_snapshot() { curl -sf -m 5 -o "$tmp/snapshot" "http://127.0.0.1:$port/dashboard/snapshot"; }
 
 # note SERVER STREAMS: keeps the last line of the log, which says why there were no more streams.
 note() { printf '%s\t%s\t%s\n' "$1" "$2" "$(tail -n 1 "$tmp/log")" >>"$tmp/runs/stops.tsv"; }
@@ -61,7 +68,8 @@ note() { printf '%s\t%s\t%s\n' "$1" "$2" "$(tail -n 1 "$tmp/log")" >>"$tmp/runs/
 # measure SERVER STREAMS RUN FLAGS…: one run. In the run "most", nothing is published. Nchan and
 # better-sse send the newest snapshot of sse-server. Fails if sse-client fails.
 measure() {
-	name=$1 streams=$2 run=$3 check=snapshot path=/dashboard/stream trigger=/dashboard/trigger-test body=''
+	name=$1 streams=$2 run=$3 body=''
+	check=snapshot path=/dashboard/stream trigger=/dashboard/trigger-test
 	shift 3
 	case $name in
 	nchan | better-sse) trigger=/publish body=$tmp/snapshot ;;
@@ -76,7 +84,7 @@ measure() {
 		client=$!
 		wait "$client" || result=$?
 		[ "$run" != most ] || note "$name" "$streams"
-		[ "$name" != sse-server ] || curl -sf -m 5 -o "$tmp/snapshot" "http://127.0.0.1:$port/dashboard/snapshot"
+		[ "$name" != sse-server ] || keep_snapshot
 	else
 		note "$name" "$streams"
 		[ "$name-$streams" = rails-10000 ] || result=1 # rails/run.sh says what is missing

@@ -47,4 +47,5 @@ async function handle(request, response) {
   }
 }
 
-createServer(handle).listen({ port: Number(process.env.PORT ?? 3005), host: "127.0.0.1", backlog: 4096 });
+const port = Number(process.env.PORT ?? 3005);
+createServer(handle).listen({ port, host: "127.0.0.1", backlog: 4096 });
