@@ -40,6 +40,26 @@ type target struct {
 	tls    *tls.Config // nil for the system's defaults
 }
 
+// newTarget makes a target of a URL.
+func newTarget(s string, header http.Header, gzip bool) (*target, error) {
+	u, err := parseURL(s)
+	if err != nil {
+		return nil, err
+	}
+	t := &target{url: u, header: header, gzip: gzip}
+	u.Host, t.zone = cutZone(u.Host)
+	return t, nil
+}
+
+// parseURL checks a URL, whose address may have a zone.
+func parseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("%q is no URL with http:// or https://", s)
+	}
+	return u, nil
+}
+
 // A conn is one connection whose response head was read and found to be an event stream.
 // net/http's client would take two goroutines and 8 KiB of buffers for it.
 type conn struct {

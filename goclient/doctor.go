@@ -13,6 +13,8 @@ import (
 )
 
 const (
+	doctorDuration = 35 * time.Second // longer than the usual heartbeat
+
 	lateAfter  = 150 * time.Millisecond // held back; HAProxy does so for 200 ms
 	together   = 20 * time.Millisecond  // events that come so close came in one bundle
 	maxArrival = 20000                  // events of a stream that the doctor looks at
@@ -193,9 +195,16 @@ type doctor struct {
 }
 
 // runDoctor watches until ctx ends and says what it found.
-func runDoctor(ctx context.Context, c *config, stdout, stderr io.Writer) int {
-	fmt.Fprintf(stderr, "watching %s for %v\n", c.url, c.duration)
-	d := &doctor{heartbeat: c.heartbeat}
+func runDoctor(ctx context.Context, o *options, stdout, stderr io.Writer) int {
+	duration := o.duration
+	if duration == 0 {
+		duration = doctorDuration
+	}
+	ctx, stop := withDuration(ctx, duration)
+	defer stop()
+
+	fmt.Fprintf(stderr, "watching %s for %v\n", o.url, duration)
+	d := &doctor{heartbeat: o.heartbeat}
 	start := time.Now()
 	var probes []*probe
 	var wg sync.WaitGroup
@@ -206,15 +215,15 @@ func runDoctor(ctx context.Context, c *config, stdout, stderr io.Writer) int {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			newStream(&t, p).run(ctx)
+			newStream(&t, p).keepOpen(ctx)
 		}()
 		return p
 	}
-	d.plain = watch("plain", *c.target, false)
-	d.zipped = watch("asking for gzip, as browsers do", *c.target, true)
-	if c.directTarget != nil {
-		d.direct = watch("direct, plain", *c.directTarget, false)
-		d.directZ = watch("direct, asking for gzip", *c.directTarget, true)
+	d.plain = watch("plain", *o.target, false)
+	d.zipped = watch("asking for gzip, as browsers do", *o.target, true)
+	if o.directTarget != nil {
+		d.direct = watch("direct, plain", *o.directTarget, false)
+		d.directZ = watch("direct, asking for gzip", *o.directTarget, true)
 	}
 	wg.Wait()
 	d.end = time.Now()
@@ -224,10 +233,10 @@ func runDoctor(ctx context.Context, c *config, stdout, stderr io.Writer) int {
 		}
 	}
 	d.diagnose()
-	if c.json {
-		printJSON(stdout, map[string]any{"url": c.url, "findings": d.notes})
+	if o.json {
+		printJSON(stdout, map[string]any{"url": o.url, "findings": d.notes})
 	} else {
-		d.write(stdout, c.url, d.end.Sub(start), probes)
+		d.write(stdout, o.url, d.end.Sub(start), probes)
 	}
 	return exitStatus(slices.ContainsFunc(d.notes, func(n note) bool { return n.Wrong }))
 }

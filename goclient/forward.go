@@ -4,13 +4,48 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
+
+// runForward forwards until ctx ends.
+func runForward(ctx context.Context, o *options, stdout, stderr io.Writer) int {
+	ctx, stop := withDuration(ctx, o.duration)
+	defer stop()
+
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	token := strings.TrimSpace(os.Getenv("SSE_FORWARD_TOKEN"))
+	f := newForwarder(o.forwardMethod, o.forwardTarget, token, log)
+	f.fresh.unknown = 2 * o.heartbeat
+	s := newStream(o.target, f)
+	s.once, s.backoff, s.silence = o.once, true, 2*o.heartbeat
+
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer stop() // with -once
+		s.keepOpen(ctx)
+	}()
+	f.sendAll(ctx)
+	<-done
+	f.stop()
+
+	if o.json {
+		printJSON(stdout, map[string]any{"url": o.url, "forward": f.stats})
+	} else {
+		n := &f.stats
+		fmt.Fprintf(stdout, "%d events forwarded, %d failed, %d replaced by a newer one, "+
+			"%d too large\n", n.Sent, n.Failed, n.Replaced, n.Dropped)
+	}
+	return exitStatus(f.stats.failing || f.upstream == "failing")
+}
 
 // forwarded is what -forward came to.
 type forwarded struct {
@@ -49,7 +84,7 @@ type forwarder struct {
 	log                *slog.Logger
 	minPause, maxPause time.Duration
 	next               chan outgoing // room for one: the newest that waits
-	sending            teller        // of run
+	sending            teller        // of sendAll
 
 	mu        sync.Mutex // guards all below, and stats.Replaced and stats.Dropped
 	newest    []byte     // data of the newest event; nil: none yet
@@ -61,7 +96,7 @@ type forwarder struct {
 	upstream  string      // how the stream is: open, closed or failing
 	streaming teller
 
-	stats forwarded // Sent, Failed and failing belong to run
+	stats forwarded // Sent, Failed and failing belong to sendAll
 }
 
 // An outgoing is data on its way to the edge.
@@ -104,8 +139,8 @@ func (f *forwarder) checkRedirect(req *http.Request, via []*http.Request) error 
 	return nil
 }
 
-// run sends what comes until ctx ends.
-func (f *forwarder) run(ctx context.Context) {
+// sendAll sends what comes until ctx ends.
+func (f *forwarder) sendAll(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -200,7 +235,7 @@ func isRejected(err error) bool {
 	return errors.As(err, new(rejectedError))
 }
 
-// queueLocked leaves data for run, in place of what still waits there. Only with f.mu held may
+// queueLocked leaves data for sendAll, in place of what still waits there. Only with f.mu held may
 // something be added to next, so there is room.
 func (f *forwarder) queueLocked(out outgoing) {
 	waiting, ok := f.waiting()

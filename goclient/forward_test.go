@@ -39,7 +39,7 @@ func TestForwardSendsEachEvent(t *testing.T) {
 	var out, errs bytes.Buffer
 	done := make(chan int)
 	go func() {
-		done <- run(ctx, []string{"-url", upstream, "-forward", edge, "-forward-method",
+		done <- dispatch(ctx, []string{"-url", upstream, "-forward", edge, "-forward-method",
 			"POST"},
 			&out, &errs)
 	}()
@@ -76,7 +76,7 @@ func TestForwardReplacesWaitingEvent(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan bool)
 	go func() {
-		f.run(ctx)
+		f.sendAll(ctx)
 		close(done)
 	}()
 	data := []byte("1")
@@ -149,7 +149,7 @@ func TestForwardComesBackAfter204(t *testing.T) {
 	var errs bytes.Buffer
 	done := make(chan int)
 	go func() {
-		done <- run(ctx, []string{"-url", upstream, "-forward", edge}, io.Discard,
+		done <- dispatch(ctx, []string{"-url", upstream, "-forward", edge}, io.Discard,
 			&errs)
 	}()
 	if a, b := receive(t, got), receive(t, got); a != "a" || b != "after 1" {
@@ -172,7 +172,7 @@ func newTestForwarder(t *testing.T, method, url string) (f *forwarder, log *lock
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan bool)
 	go func() {
-		f.run(ctx)
+		f.sendAll(ctx)
 		close(done)
 	}()
 	t.Cleanup(func() {
@@ -527,7 +527,7 @@ func TestForwardHoldsOneEventInFlood(t *testing.T) {
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	go run(ctx, []string{"-url", upstream, "-forward", edge}, io.Discard, io.Discard)
+	go dispatch(ctx, []string{"-url", upstream, "-forward", edge}, io.Discard, io.Discard)
 	var most uint64
 	for isSent := false; !isSent; {
 		select {
@@ -587,7 +587,7 @@ func forward(t *testing.T, upstream string, args ...string) (got chan string, lo
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan bool)
 	go func() {
-		run(ctx, append([]string{"-url", upstream, "-forward", edge}, args...), io.Discard, log)
+		dispatch(ctx, append([]string{"-url", upstream, "-forward", edge}, args...), io.Discard, log)
 		close(done)
 	}()
 	t.Cleanup(func() { stop(); <-done })

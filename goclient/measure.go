@@ -1,354 +1,127 @@
 package main
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
+	"context"
 	"io"
-	"strconv"
+	"runtime/debug"
 	"sync"
 	"time"
 )
 
-// keepIDs is for how many of the newest ids the meter knows when the first stream got them.
-const keepIDs = 256
+// runMeasure opens the streams, measures until the end, and prints the summary.
+func runMeasure(ctx context.Context, o *options, stdout, stderr io.Writer) int {
+	ctx, stop := withDuration(ctx, o.duration)
+	defer stop()
 
-// A meter adds up what all streams see. Its size does not grow with time.
-type meter struct {
-	check     *checker
-	heartbeat time.Duration // 0 for none expected
-	settled   chan struct{} // closed when every stream has been tried once
+	m := newMeter(newChecker(o.check), o.heartbeat, o.clients)
+	viewers := newViewers(m, o, stdout, stderr)
+	begin := time.Now()
+	start := m.moment(o.pid)
 
-	mu        sync.Mutex // guards following
-	untried   int
-	total     totals
-	connect   histogram // of the first connection of each stream, like the next two
-	head      histogram
-	first     histogram
-	spread    histogram
-	gaps      histogram // between two events of one connection
-	away      histogram // from the last event of a connection to the first of the next
-	beats     histogram // between two comments of one connection
-	wrong     map[string]*finding
-	errors    map[string]int
-	recent    map[string]*sighting
-	order     [keepIDs]string // the keys of recent
-	nextOrder int
-	round     round
-	published published
-}
+	var settled, end moment
+	var wg sync.WaitGroup
+	wg.Add(2)
+	go func() {
+		defer wg.Done()
+		defer stop()
+		settled, end = measurePhases(ctx, m, o)
+	}()
+	go func() {
+		defer wg.Done()
+		defer stop() // when all have ended
+		openAll(ctx, o, viewers)
+	}()
 
-// totals are the meter's plain counters.
-type totals struct {
-	Open        int   `json:"streams_open"`
-	OpenedOnce  int   `json:"streams_opened"`
-	EndedBy204  int   `json:"streams_ended_by_204"`
-	UnreadOpen  int   `json:"unread_open"`
-	UnreadEnded int   `json:"unread_closed_by_server"`
-	Reconnects  int   `json:"reconnects"`
-	Closes      int   `json:"closed_by_server"`
-	Cut         int   `json:"closed_uncleanly"`
-	Errors      int   `json:"errors"`
-	Events      int64 `json:"events"`
-	Heartbeats  int64 `json:"heartbeats"`
-	Bytes       int64 `json:"bytes"`
-}
-
-// A finding is one kind of thing that was wrong.
-type finding struct {
-	Problem string `json:"problem"`
-	Count   int    `json:"count"`
-	Example string `json:"example"`
-}
-
-// A sighting is one id on its way through the streams.
-type sighting struct {
-	first, last time.Time
-	repeated    bool // a stream got it twice, so it does not tell one event from another
-}
-
-func newMeter(check *checker, heartbeat time.Duration, streams int) *meter {
-	return &meter{
-		check: check, heartbeat: heartbeat, untried: streams, settled: make(chan struct{}),
-		wrong: map[string]*finding{}, errors: map[string]int{}, recent: map[string]*sighting{},
+	if o.debug {
+		stderr = io.Discard
 	}
-}
-
-// complainLocked adds to what was wrong; the first of a kind stays as the example.
-func (m *meter) complainLocked(kind, format string, args ...any) {
-	f := m.wrong[kind]
-	if f == nil {
-		f = &finding{Problem: kind, Example: fmt.Sprintf(format, args...)}
-		m.wrong[kind] = f
-	}
-	f.Count++
-}
-
-// sightLocked notes that v got the event, and says whether it repeats v's last id.
-func (m *meter) sightLocked(v *viewer, ev *event, at time.Time) (s *sighting, repeated bool) {
-	if !ev.hasID {
-		return nil, false
-	}
-	if s = m.recent[string(ev.id)]; s == nil {
-		m.forgetLocked(m.order[m.nextOrder])
-		id := string(ev.id)
-		s = &sighting{first: at, last: at}
-		m.recent[id], m.order[m.nextOrder] = s, id
-		m.nextOrder = (m.nextOrder + 1) % keepIDs
-		m.round.sawNewID()
-	} else if s == v.sighting {
-		s.repeated, repeated = true, true
-	} else if v.since.Before(s.first) { // else it was sent because the stream was new
-		s.last = at
-	}
-	v.sighting = s
-	return s, repeated
-}
-
-// forgetLocked takes an id's spread into the results and forgets the id.
-func (m *meter) forgetLocked(id string) {
-	if s := m.recent[id]; s != nil && !s.repeated && s.last != s.first {
-		m.spread.add(s.last.Sub(s.first))
-	}
-	delete(m.recent, id)
-}
-
-// finish adds what can be said only at the end.
-func (m *meter) finish(viewers []*viewer, now time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, v := range viewers {
-		switch v.state {
-		case open:
-			v.silenceLocked(now)
-		case failed:
-			m.complainLocked(wrongFailed, "stream %d: %s", v.n, v.err)
-		}
-	}
-	for id := range m.recent {
-		m.forgetLocked(id)
-	}
-}
-
-// The states of a viewer.
-const (
-	untried = iota
-	open
-	closed
-	failed
-)
-
-// A viewer observes one stream for the meter, whose lock guards it.
-type viewer struct {
-	m      *meter
-	n      int       // of the stream, from 0
-	unread bool      // stalled or slow: opened, but not parsed
-	debug  io.Writer // where each event is printed, or nil
-
-	state       int
-	err         error // of the last attempt
-	start       time.Time
-	since       time.Time // when the connection's head had come; what follows is as of then
-	seen        time.Time // the last event or comment
-	lastEvent   time.Time // of this connection
-	lost        time.Time // the last event of the connections before
-	lastComment time.Time
-	sighting    *sighting // the last id on this connection
-	number      uint64    // the last id that is a decimal number, on any connection
-	numbered    bool
-	silent      bool // was found silent
-	anyEvent    bool
-	round       int // the last round whose event has come
-}
-
-// triedLocked notes the end of the first attempt.
-func (v *viewer) triedLocked() {
-	if v.state != untried {
-		return
-	}
-	if v.m.untried--; v.m.untried == 0 {
-		close(v.m.settled)
-	}
-}
-
-// opened is the begin of a connection: what was measured on the last one does not go on.
-func (v *viewer) opened(c *conn) {
-	v.printf("open", "after %v", c.head.Round(time.Microsecond))
-	m := v.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	v.triedLocked()
-	if v.start.IsZero() {
-		v.start = c.start
-		m.total.OpenedOnce++
-		m.connect.add(c.connect)
-		if c.head > 0 {
-			m.head.add(c.head)
-		}
-	} else {
-		m.total.Reconnects++
-	}
-	m.total.Open++
-	if v.unread {
-		m.total.UnreadOpen++
-	}
+	m.progress(stderr, 5*time.Second, ctx.Done())
 	now := time.Now()
-	v.state, v.since, v.seen = open, now, now
-	if !v.lastEvent.IsZero() {
-		v.lost = v.lastEvent
+	wg.Wait()
+	m.finish(viewers, now)
+
+	s := m.summary(now.Sub(begin))
+	s.URL, s.Streams, s.Stalled, s.Slow = o.url, o.clients, o.stalled, o.slow
+	s.use(o.pid, start, settled, end)
+	if o.json {
+		printJSON(stdout, s)
+	} else {
+		s.write(stdout)
 	}
-	v.lastEvent, v.lastComment, v.sighting = time.Time{}, time.Time{}, nil
+	return exitStatus(len(s.Wrong) > 0)
 }
 
-// failed counts an error by its text, of which there are at most 20.
-func (v *viewer) failed(err error) {
-	v.printf("error", "%v", err)
-	m := v.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	v.triedLocked()
-	if errors.Is(err, errNoContent) {
-		v.state = closed
-		m.total.EndedBy204++
+// measurePhases waits until all streams are open, and publishes if that is asked for. It returns
+// the moments at which the streams had settled and at which it ended.
+func measurePhases(ctx context.Context, m *meter, o *options) (settled, end moment) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-m.settled:
+	}
+
+	debug.FreeOSMemory() // opening leaves garbage behind
+	if !sleep(ctx, settleTime) {
 		return
 	}
-	v.state, v.err = failed, err
-	m.total.Errors++
-	if a := answerError(""); errors.As(err, &a) {
-		m.complainLocked(wrongAnswer, "stream %d: %v", v.n, err)
+
+	settled = m.moment(o.pid)
+	if o.publish != "" {
+		m.rounds(ctx, newPublisher(o), o.gap, o.rounds)
+	} else {
+		<-ctx.Done()
 	}
-	if len(m.errors) < 20 || m.errors[err.Error()] > 0 {
-		m.errors[err.Error()]++
+	return settled, m.moment(o.pid)
+}
+
+// newViewers returns the streams' observers. The debug output leaves stdout to -json.
+func newViewers(m *meter, o *options, stdout, stderr io.Writer) []*viewer {
+	viewers := make([]*viewer, o.clients)
+	for i := range viewers {
+		viewers[i] = &viewer{m: m, n: i, unread: i >= o.clients-o.stalled-o.slow}
+	}
+	if o.debug {
+		viewers[0].debug = stdout
+		if o.json {
+			viewers[0].debug = stderr
+		}
+	}
+	return viewers
+}
+
+// openAll opens the streams, -rate a second, and waits until all have ended.
+func openAll(ctx context.Context, o *options, viewers []*viewer) {
+	start := time.Now()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+
+	for i, v := range viewers {
+		due := start.Add(time.Duration(i) * time.Second / time.Duration(o.rate))
+		if !sleep(ctx, time.Until(due)) {
+			return
+		}
+
+		v := v
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			openOne(ctx, o, v)
+		}()
 	}
 }
 
-// closed is no error: a server may end a stream, and the client comes back.
-func (v *viewer) closed(err error) {
-	v.printf("close", "%v", err)
-	m := v.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.total.Open--
-	v.state = closed
-	if v.unread {
-		m.total.UnreadOpen--
-		m.total.UnreadEnded++
-		return
-	}
-	v.silenceLocked(time.Now())
-	m.total.Closes++
-	if err != io.EOF {
-		m.total.Cut++
-	}
-}
+// openOne keeps one stream open. The last of all streams are the stalled ones, those before them
+// the slow ones.
+func openOne(ctx context.Context, o *options, v *viewer) {
+	s := newStream(o.target, v)
+	s.once = o.once
 
-// silenceLocked says that the stream was silent until at, if that was too long.
-func (v *viewer) silenceLocked(at time.Time) {
-	d := at.Sub(v.seen)
-	if h := v.m.heartbeat; h > 0 && d > 2*h && !v.unread && !v.silent {
-		v.silent = true
-		v.m.complainLocked(wrongSilent, "stream %d: %v", v.n, d.Round(time.Millisecond))
+	switch {
+	case v.n >= o.clients-o.stalled:
+		s.hold(ctx, 0)
+	case v.n >= o.clients-o.stalled-o.slow:
+		s.hold(ctx, slowBytes)
+	default:
+		s.keepOpen(ctx)
 	}
-	v.seen = at
-}
-
-func (v *viewer) received(n int) {
-	v.m.mu.Lock()
-	v.m.total.Bytes += int64(n)
-	v.m.mu.Unlock()
-}
-
-// event measures and checks; all but the data in one hold of the lock.
-func (v *viewer) event(ev *event, at time.Time) {
-	if v.debug != nil {
-		v.printEvent(ev, at)
-	}
-	m := v.m
-	kind, about := m.check.data(ev, !v.anyEvent)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.total.Events++
-	if kind != "" {
-		m.complainLocked(kind, "stream %d, id %q: %.100q %s", v.n, ev.id, ev.data, about)
-	}
-	if !v.anyEvent {
-		v.anyEvent = true
-		m.first.add(at.Sub(v.start))
-	}
-	if !v.lastEvent.IsZero() {
-		m.gaps.add(at.Sub(v.lastEvent))
-	} else if !v.lost.IsZero() {
-		m.away.add(at.Sub(v.lost))
-	}
-	s, repeated := m.sightLocked(v, ev, at)
-	if s == nil || repeated || !s.first.Before(m.round.start) {
-		m.round.deliver(v, at)
-	}
-	v.checkIDLocked(ev)
-	v.silenceLocked(at)
-	v.lastEvent = at
-}
-
-// checkIDLocked checks that ids that are decimal numbers increase. A new connection may begin
-// with the last one again.
-func (v *viewer) checkIDLocked(ev *event) {
-	if !ev.hasID || !v.m.check.ids() {
-		return
-	}
-	n, ok := decimal(ev.id)
-	again := v.lastEvent.IsZero() && n == v.number
-	if ok && v.numbered && n <= v.number && !again {
-		v.m.complainLocked(wrongID, "stream %d: %d after %d", v.n, n, v.number)
-	}
-	v.number, v.numbered = n, ok
-}
-
-// comment takes each comment for a heartbeat.
-func (v *viewer) comment(text []byte, at time.Time) {
-	if v.debug != nil {
-		v.printLine(at, "heartbeat", ": "+printable(text))
-	}
-	m := v.m
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.total.Heartbeats++
-	if !v.lastComment.IsZero() {
-		m.beats.add(at.Sub(v.lastComment))
-	}
-	v.silenceLocked(at)
-	v.lastComment = at
-}
-
-func (v *viewer) dropped() {
-	v.printf("dropped", "an event over 1 MiB")
-	v.m.mu.Lock()
-	defer v.m.mu.Unlock()
-	v.m.complainLocked(wrongSize, "stream %d", v.n)
-}
-
-func (v *viewer) printEvent(ev *event, at time.Time) {
-	kind := "event"
-	if len(ev.name) > 0 {
-		kind = printable(ev.name)
-	}
-	v.printLine(at, kind, fmt.Sprintf("id=%s data=%s", printable(ev.id), printable(ev.data)))
-}
-
-func (v *viewer) printf(kind, format string, args ...any) {
-	if v.debug != nil {
-		v.printLine(time.Now(), kind, fmt.Sprintf(format, args...))
-	}
-}
-
-func (v *viewer) printLine(at time.Time, kind, text string) {
-	fmt.Fprintf(v.debug, "%s %-9s %s\n", at.Format("15:04:05.000"), kind, text)
-}
-
-// printable gives b as it is, or quoted if it would do something to a terminal.
-func printable(b []byte) string {
-	control := func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
-	if bytes.IndexFunc(b, control) >= 0 || len(b) == 0 {
-		return strconv.Quote(string(b))
-	}
-	return string(b)
 }

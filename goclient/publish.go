@@ -3,14 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -27,6 +21,18 @@ type publisher struct {
 	client http.Client
 }
 
+// newPublisher returns what -publish asks for.
+func newPublisher(o *options) *publisher {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = o.publishTarget.dialContext
+	return &publisher{
+		method: o.method,
+		to:     o.publishTarget,
+		body:   o.publishBody,
+		client: http.Client{Timeout: roundLimit, Transport: transport},
+	}
+}
+
 // publish sends one request and waits for the answer.
 func (p *publisher) publish(ctx context.Context) error {
 	req, err := http.NewRequestWithContext(ctx, p.method, p.to.url.String(),
@@ -37,31 +43,6 @@ func (p *publisher) publish(ctx context.Context) error {
 	req.Header = p.to.header
 	req.Host = p.to.header.Get("Host") // net/http ignores it in the header
 	return send(&p.client, req)
-}
-
-// A rejectedError is an answer that the same request would get again.
-type rejectedError struct{ error }
-
-// send sends a request whose answer is of no interest unless it is an error.
-func send(c *http.Client, req *http.Request) error {
-	resp, err := c.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
-	if resp.StatusCode < 300 {
-		return nil
-	}
-	err = fmt.Errorf("%s: %.200s", resp.Status, bytes.TrimSpace(text))
-	switch resp.StatusCode {
-	case http.StatusRequestTimeout, http.StatusTooManyRequests:
-		return err
-	}
-	if resp.StatusCode < 500 {
-		err = rejectedError{err}
-	}
-	return err
 }
 
 // A round is one publish on its way to the streams. The meter's lock guards it.
@@ -164,40 +145,4 @@ func (m *meter) endRound(err error) {
 		p.delivery.add(d)
 	}
 	p.last.add(slices.Max(r.times))
-}
-
-// usage is what a process and its children hold and have used so far.
-type usage struct {
-	rss int64   // bytes
-	cpu float64 // seconds
-}
-
-// processUsage reads it from /proc; ok is false where that has no such process.
-func processUsage(pid int) (u usage, ok bool) {
-	pids := []int{pid}
-	for i := 0; i < len(pids); i++ {
-		dir := fmt.Sprintf("/proc/%d", pids[i])
-		statm, err := os.ReadFile(dir + "/statm")
-		stat, err2 := os.ReadFile(dir + "/stat")
-		mem := strings.Fields(string(statm))
-		cpu := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if err != nil || err2 != nil || len(mem) < 2 || len(cpu) < 13 {
-			continue
-		}
-		ok = true
-		pages, _ := strconv.ParseInt(mem[1], 10, 64)
-		user, _ := strconv.ParseFloat(cpu[11], 64)
-		system, _ := strconv.ParseFloat(cpu[12], 64)
-		u.rss += pages * int64(os.Getpagesize())
-		u.cpu += (user + system) / 100 // Linux counts in 1/100 s everywhere
-		tasks, _ := os.ReadDir(dir + "/task")
-		for _, task := range tasks {
-			children, _ := os.ReadFile(dir + "/task/" + task.Name() + "/children")
-			for _, f := range strings.Fields(string(children)) {
-				child, _ := strconv.Atoi(f)
-				pids = append(pids, child)
-			}
-		}
-	}
-	return u, ok && runtime.GOOS == "linux"
 }

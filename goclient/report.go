@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"sort"
 	"time"
 )
@@ -61,48 +60,6 @@ func (m *meter) summary(elapsed time.Duration) *summary {
 	}
 	sort.Slice(s.Wrong, func(i, j int) bool { return s.Wrong[i].Problem < s.Wrong[j].Problem })
 	return s
-}
-
-// A moment is what was used and had come when one phase of a run ended.
-type moment struct {
-	server, client usage
-	events, bytes  int64
-}
-
-// moment reads the server's usage, too, unless pid is 0.
-func (m *meter) moment(pid int) (x moment) {
-	x.server, _ = processUsage(pid)
-	x.client, _ = processUsage(os.Getpid())
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	x.events, x.bytes = m.total.Events, m.total.Bytes
-	return x
-}
-
-// use adds what was used from start until all streams had settled, and from then to the end. The
-// moments are zero where the run did not come so far.
-func (s *summary) use(pid int, start, settled, end moment) {
-	n := float64(s.OpenedOnce)
-	if n == 0 || settled.client.rss == 0 {
-		return
-	}
-	per := func(x, by float64) *float64 { x = round3(x / by); return &x }
-	s.ClientRSS = per(float64(settled.client.rss-start.client.rss), 1024*n)
-	if pid != 0 {
-		s.RSSBefore = per(float64(start.server.rss), 1<<20)
-		s.RSSAfter = per(float64(settled.server.rss), 1<<20)
-		s.RSSPerStream = per(float64(settled.server.rss-start.server.rss), 1024*n)
-		s.ConnectCPU = per((settled.server.cpu-start.server.cpu)*1e6, n)
-	}
-	events := float64(end.events - settled.events)
-	if events <= 0 {
-		return
-	}
-	s.BytesPer = per(float64(end.bytes-settled.bytes), events)
-	s.ClientCPU = per((end.client.cpu-settled.client.cpu)*1e6, events)
-	if pid != 0 {
-		s.DeliveryCPU = per((end.server.cpu-settled.server.cpu)*1e6, events)
-	}
 }
 
 func round3(x float64) float64 { return float64(int64(x*1000+.5)) / 1000 }
@@ -190,39 +147,4 @@ func sortedKeys(m map[string]int) []string {
 	}
 	sort.Strings(keys)
 	return keys
-}
-
-// progress prints how the run goes until done: in place on a terminal, else a line each every.
-func (m *meter) progress(w io.Writer, every time.Duration, done <-chan struct{}) {
-	begin, end := "", "\n"
-	if isTerminal(w) {
-		every, begin, end = time.Second/2, "\r\x1b[K", ""
-	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	var before int64
-	for {
-		select {
-		case <-done:
-			fmt.Fprint(w, begin)
-			return
-		case <-tick.C:
-		}
-		m.mu.Lock()
-		t := m.total
-		m.mu.Unlock()
-		fmt.Fprintf(w, "%s%d streams open, %d events, %d heartbeats, %d errors, "+
-			"%.0f events a second%s", begin, t.Open, t.Events, t.Heartbeats, t.Errors,
-			float64(t.Events-before)/every.Seconds(), end)
-		before = t.Events
-	}
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

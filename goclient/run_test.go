@@ -277,11 +277,11 @@ func TestPublishSendsHostOfHeader(t *testing.T) {
 	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		hosts <- r.Host
 	})
-	c, err := parseFlags([]string{"-publish", edge, "-header", "Host: example.com"}, io.Discard)
+	o, err := parseFlags([]string{"-publish", edge, "-header", "Host: example.com"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err = c.publisher.publish(context.Background()); err != nil {
+	if err = newPublisher(o).publish(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-hosts; got != "example.com" {

@@ -274,11 +274,11 @@ func forwardBriefly(t *testing.T, method, upstream, edge string,
 	both.Add(2)
 	go func() {
 		defer both.Done()
-		s.run(ctx)
+		s.keepOpen(ctx)
 	}()
 	go func() {
 		defer both.Done()
-		f.run(ctx)
+		f.sendAll(ctx)
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand"
 	"os"
 	"time"
 	"unicode"
@@ -52,8 +51,8 @@ func newStream(t *target, o observer) *stream {
 	return s
 }
 
-// run keeps the stream open until ctx ends, or it is not to come back.
-func (s *stream) run(ctx context.Context) {
+// keepOpen opens the stream whenever it has ended, until ctx ends or it is not to come back.
+func (s *stream) keepOpen(ctx context.Context) {
 	for fails := 0; ; {
 		err := s.connection(ctx, &fails)
 		if ctx.Err() != nil || s.once || errors.Is(err, errNoContent) && !s.backoff {
@@ -133,16 +132,6 @@ func (s *stream) wait(fails int) time.Duration {
 	return backoff(d, maxBackoff, fails)
 }
 
-// backoff doubles d with each failure in a row after the first, up to a limit, and adds up to half
-// as much, drawn at random.
-func backoff(d, limit time.Duration, fails int) time.Duration {
-	for ; fails > 1 && d < limit; fails-- {
-		d *= 2
-	}
-	d = min(d, limit)
-	return d + time.Duration(rand.Int63n(int64(d/2)+1))
-}
-
 // hold opens the stream and reads n bytes a second of it, or nothing. It does not come back.
 func (s *stream) hold(ctx context.Context, n int) {
 	c := &conn{start: time.Now()}
@@ -186,16 +175,4 @@ func (c *conn) lastLook(ctx context.Context) error {
 		err = io.EOF
 	}
 	return err
-}
-
-// sleep waits for d and says whether ctx still goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return ctx.Err() == nil
-	}
 }

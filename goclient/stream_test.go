@@ -171,7 +171,7 @@ func TestStreamDeliversEachGzipFlush(t *testing.T) {
 	r := &watcher{each: func(id string) { got <- id }}
 	s := newStream(&target{url: mustURL(t, url), gzip: true}, r)
 	s.once = true
-	s.run(context.Background())
+	s.keepOpen(context.Background())
 }
 
 func TestStreamRetriesWhereBrowserGivesUp(t *testing.T) {
@@ -420,7 +420,7 @@ func client(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	var out, errs bytes.Buffer
-	code = run(ctx, args, &out, &errs)
+	code = dispatch(ctx, args, &out, &errs)
 	if ctx.Err() != nil {
 		t.Errorf("%q did not end", args)
 	}
@@ -471,6 +471,6 @@ func watchOnce(tg *target) (string, error) {
 	w := new(watcher)
 	s := newStream(tg, w)
 	s.once = true
-	s.run(context.Background())
+	s.keepOpen(context.Background())
 	return w.String(), w.err
 }

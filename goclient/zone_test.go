@@ -154,7 +154,7 @@ func testLinkLocal(t *testing.T) {
 		var out bytes.Buffer
 		go func() {
 			defer close(ended)
-			run(ctx, c.args, &out, &out)
+			dispatch(ctx, c.args, &out, &out)
 		}()
 		for n := 0; n < c.requests; n++ {
 			select {
@@ -175,11 +175,11 @@ func testLinkLocal(t *testing.T) {
 	}
 
 	// The program would wait for 2 s before it publishes.
-	c, err := parseFlags([]string{"-publish", base + "/publish"}, io.Discard)
+	o, err := parseFlags([]string{"-publish", base + "/publish"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err = c.publisher.publish(context.Background()); err != nil {
+	if err = newPublisher(o).publish(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-hosts; got != host {

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+)
+
+// The states of a viewer.
+const (
+	untried = iota
+	open
+	closed
+	failed
+)
+
+// A viewer observes one stream for the meter, whose lock guards it.
+type viewer struct {
+	m      *meter
+	n      int       // of the stream, from 0
+	unread bool      // stalled or slow: opened, but not parsed
+	debug  io.Writer // where each event is printed, or nil
+
+	state       int
+	err         error // of the last attempt
+	start       time.Time
+	since       time.Time // when the connection's head had come; what follows is as of then
+	seen        time.Time // the last event or comment
+	lastEvent   time.Time // of this connection
+	lost        time.Time // the last event of the connections before
+	lastComment time.Time
+	sighting    *sighting // the last id on this connection
+	number      uint64    // the last id that is a decimal number, on any connection
+	numbered    bool
+	silent      bool // was found silent
+	anyEvent    bool
+	round       int // the last round whose event has come
+}
+
+// triedLocked notes the end of the first attempt.
+func (v *viewer) triedLocked() {
+	if v.state != untried {
+		return
+	}
+	if v.m.untried--; v.m.untried == 0 {
+		close(v.m.settled)
+	}
+}
+
+// opened is the begin of a connection: what was measured on the last one does not go on.
+func (v *viewer) opened(c *conn) {
+	v.printf("open", "after %v", c.head.Round(time.Microsecond))
+	m := v.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v.triedLocked()
+	if v.start.IsZero() {
+		v.start = c.start
+		m.total.OpenedOnce++
+		m.connect.add(c.connect)
+		if c.head > 0 {
+			m.head.add(c.head)
+		}
+	} else {
+		m.total.Reconnects++
+	}
+	m.total.Open++
+	if v.unread {
+		m.total.UnreadOpen++
+	}
+	now := time.Now()
+	v.state, v.since, v.seen = open, now, now
+	if !v.lastEvent.IsZero() {
+		v.lost = v.lastEvent
+	}
+	v.lastEvent, v.lastComment, v.sighting = time.Time{}, time.Time{}, nil
+}
+
+// failed counts an error by its text, of which there are at most 20.
+func (v *viewer) failed(err error) {
+	v.printf("error", "%v", err)
+	m := v.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v.triedLocked()
+	if errors.Is(err, errNoContent) {
+		v.state = closed
+		m.total.EndedBy204++
+		return
+	}
+	v.state, v.err = failed, err
+	m.total.Errors++
+	if a := answerError(""); errors.As(err, &a) {
+		m.complainLocked(wrongAnswer, "stream %d: %v", v.n, err)
+	}
+	if len(m.errors) < 20 || m.errors[err.Error()] > 0 {
+		m.errors[err.Error()]++
+	}
+}
+
+// closed is no error: a server may end a stream, and the client comes back.
+func (v *viewer) closed(err error) {
+	v.printf("close", "%v", err)
+	m := v.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.total.Open--
+	v.state = closed
+	if v.unread {
+		m.total.UnreadOpen--
+		m.total.UnreadEnded++
+		return
+	}
+	v.silenceLocked(time.Now())
+	m.total.Closes++
+	if err != io.EOF {
+		m.total.Cut++
+	}
+}
+
+// silenceLocked says that the stream was silent until at, if that was too long.
+func (v *viewer) silenceLocked(at time.Time) {
+	d := at.Sub(v.seen)
+	if h := v.m.heartbeat; h > 0 && d > 2*h && !v.unread && !v.silent {
+		v.silent = true
+		v.m.complainLocked(wrongSilent, "stream %d: %v", v.n, d.Round(time.Millisecond))
+	}
+	v.seen = at
+}
+
+func (v *viewer) received(n int) {
+	v.m.mu.Lock()
+	v.m.total.Bytes += int64(n)
+	v.m.mu.Unlock()
+}
+
+// event measures and checks; all but the data in one hold of the lock.
+func (v *viewer) event(ev *event, at time.Time) {
+	if v.debug != nil {
+		v.printEvent(ev, at)
+	}
+	m := v.m
+	kind, about := m.check.data(ev, !v.anyEvent)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.total.Events++
+	if kind != "" {
+		m.complainLocked(kind, "stream %d, id %q: %.100q %s", v.n, ev.id, ev.data, about)
+	}
+	if !v.anyEvent {
+		v.anyEvent = true
+		m.first.add(at.Sub(v.start))
+	}
+	if !v.lastEvent.IsZero() {
+		m.gaps.add(at.Sub(v.lastEvent))
+	} else if !v.lost.IsZero() {
+		m.away.add(at.Sub(v.lost))
+	}
+	s, repeated := m.sightLocked(v, ev, at)
+	if s == nil || repeated || !s.first.Before(m.round.start) {
+		m.round.deliver(v, at)
+	}
+	v.checkIDLocked(ev)
+	v.silenceLocked(at)
+	v.lastEvent = at
+}
+
+// checkIDLocked checks that ids that are decimal numbers increase. A new connection may begin
+// with the last one again.
+func (v *viewer) checkIDLocked(ev *event) {
+	if !ev.hasID || !v.m.check.ids() {
+		return
+	}
+	n, ok := decimal(ev.id)
+	again := v.lastEvent.IsZero() && n == v.number
+	if ok && v.numbered && n <= v.number && !again {
+		v.m.complainLocked(wrongID, "stream %d: %d after %d", v.n, n, v.number)
+	}
+	v.number, v.numbered = n, ok
+}
+
+// comment takes each comment for a heartbeat.
+func (v *viewer) comment(text []byte, at time.Time) {
+	if v.debug != nil {
+		v.printLine(at, "heartbeat", ": "+printable(text))
+	}
+	m := v.m
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.total.Heartbeats++
+	if !v.lastComment.IsZero() {
+		m.beats.add(at.Sub(v.lastComment))
+	}
+	v.silenceLocked(at)
+	v.lastComment = at
+}
+
+func (v *viewer) dropped() {
+	v.printf("dropped", "an event over 1 MiB")
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
+	v.m.complainLocked(wrongSize, "stream %d", v.n)
+}
+
+func (v *viewer) printEvent(ev *event, at time.Time) {
+	kind := "event"
+	if len(ev.name) > 0 {
+		kind = printable(ev.name)
+	}
+	v.printLine(at, kind, fmt.Sprintf("id=%s data=%s", printable(ev.id), printable(ev.data)))
+}
+
+func (v *viewer) printf(kind, format string, args ...any) {
+	if v.debug != nil {
+		v.printLine(time.Now(), kind, fmt.Sprintf(format, args...))
+	}
+}
+
+func (v *viewer) printLine(at time.Time, kind, text string) {
+	fmt.Fprintf(v.debug, "%s %-9s %s\n", at.Format("15:04:05.000"), kind, text)
+}
+
+// printable gives b as it is, or quoted if it would do something to a terminal.
+func printable(b []byte) string {
+	control := func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
+	if bytes.IndexFunc(b, control) >= 0 || len(b) == 0 {
+		return strconv.Quote(string(b))
+	}
+	return string(b)
+}
