@@ -12,7 +12,7 @@ const (
 	wrongJSON   = "data that is not JSON"
 	wrongKeys   = "snapshot without a required key"
 	wrongSilent = "stream silent for more than two heartbeats"
-	wrongSize   = "event over 1 MiB, dropped"
+	wrongSize   = "event over -max-event-bytes, dropped"
 	wrongMissed = "published event that did not reach a stream within 10 s"
 	wrongPost   = "publish that failed"
 	wrongAnswer = "answer at which a browser gives up"

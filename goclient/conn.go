@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -22,11 +21,12 @@ import (
 )
 
 const (
-	dialTimeout = 10 * time.Second // for TCP and TLS
-	headTimeout = 30 * time.Second // for the response head
-	maxRedirect = 5
-	connBuffer  = 4096 // bytes: all that an idle stream holds besides its stack and structs
-	holdBuffer  = 2048 // bytes: SO_RCVBUF of a stream that is not read, so the server notices
+	dialTimeout      = 10 * time.Second // for the name, TCP and TLS
+	headTimeout      = 30 * time.Second // for the response head
+	askedHeadTimeout = 10 * time.Minute // the same, where the server may work on a request first
+	maxRedirects     = 20               // as browsers
+	connBuffer       = 4096             // bytes: all that an idle stream holds besides its structs
+	holdBuffer       = 2048             // bytes: SO_RCVBUF of a stream that is not read, so the server notices
 )
 
 var errNoContent = errors.New("answered 204: the server wants no reconnection")
@@ -38,6 +38,11 @@ type target struct {
 	header http.Header // may set what the request has anyway, Host too
 	gzip   bool        // ask for it
 	tls    *tls.Config // nil for the system's defaults
+	method string      // empty for GET
+	body   []byte      // of the stream's request; nil for none
+
+	dialTimeout time.Duration // 0 for the default
+	keepAlive   time.Duration // of TCP; 0 for the default
 }
 
 // newTarget makes a target of a URL.
@@ -51,13 +56,9 @@ func newTarget(s string, header http.Header, gzip bool) (*target, error) {
 	return t, nil
 }
 
-// parseURL checks a URL, whose address may have a zone.
-func parseURL(s string) (*url.URL, error) {
-	u, err := url.Parse(s)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, fmt.Errorf("%q is no URL with http:// or https://", s)
-	}
-	return u, nil
+// asks says whether the stream's request has an effect, or a price, so that it is sent only once.
+func (t *target) asks() bool {
+	return t.body != nil || t.method != "" && t.method != http.MethodGet
 }
 
 // A conn is one connection whose response head was read and found to be an event stream.
@@ -80,57 +81,122 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// open connects, follows redirects, and checks that the answer is one that EventSource accepts.
-func (t *target) open(ctx context.Context, lastID []byte) (*conn, error) {
-	start, u := time.Now(), t.url
-	for hop := 0; ; hop++ {
-		c, err := t.request(ctx, u, lastID)
-		if err != nil {
-			return nil, err
-		}
-		c.connect += c.start.Sub(start)
-		c.start, c.head = start, time.Since(start)
-		loc := c.resp.Header.Get("Location")
-		if c.resp.StatusCode/100 != 3 || loc == "" {
-			if err = c.check(); err == nil {
-				return c, nil
-			}
-		} else if u, err = u.Parse(loc); err == nil {
-			u.Host, _ = cutZone(u.Host)
-			if hop == maxRedirect {
-				err = fmt.Errorf("following redirects: more than %d", maxRedirect)
-			}
-		}
-		if err != nil {
-			c.Close()
-			return nil, err
-		}
-		c.Close()
+// An attempt is one try to open a stream.
+type attempt struct {
+	lastID []byte
+	unread bool // only the response head is read
+	trace  func(kind, format string, args ...any)
+}
+
+func (a attempt) tell(kind, format string, args ...any) {
+	if a.trace != nil {
+		a.trace(kind, format, args...)
 	}
 }
 
-// request sends the request for u and reads the response head.
-func (t *target) request(ctx context.Context, u *url.URL, lastID []byte) (*conn, error) {
+// open connects, follows redirects, and checks that the answer is one that EventSource accepts.
+func (t *target) open(ctx context.Context, a attempt) (*conn, error) {
+	start := time.Now()
+	r := t.firstRequest(a.lastID)
+	for hop := 0; ; hop++ {
+		a.tell("request", "%s %s", r.method, r.url.Redacted())
+		c, err := t.exchange(ctx, r, a)
+		if err != nil {
+			return nil, failedAt(err, r.url, hop, nil)
+		}
+		c.connect += c.start.Sub(start)
+		c.start, c.head = start, time.Since(start)
+		c.tell(a)
+
+		location := c.location()
+		if location == "" {
+			err = c.check()
+			if err == nil {
+				return c, nil
+			}
+			c.Close()
+			return nil, failedAt(err, r.url, hop, c)
+		}
+		c.Close()
+
+		if hop == maxRedirects {
+			err = fmt.Errorf("following redirects: more than %d", maxRedirects)
+			return nil, failedAt(err, r.url, 0, c)
+		}
+		next, err := r.redirected(c.resp.StatusCode, location)
+		if err != nil {
+			return nil, failedAt(err, r.url, hop, c)
+		}
+		a.tell("redirect", "to %s", next.url.Redacted())
+		r = next
+	}
+}
+
+// exchange sends the request and reads the response head.
+func (t *target) exchange(ctx context.Context, r *request, a attempt) (*conn, error) {
 	c := &conn{start: time.Now()}
-	if err := c.dial(ctx, t, u, 0); err != nil {
+	receiveBuffer := 0
+	if a.unread {
+		receiveBuffer = holdBuffer
+	}
+	if err := c.dial(ctx, t, r.url, receiveBuffer); err != nil {
 		return nil, err
 	}
-	if _, err := io.WriteString(c, t.head(u, lastID)); err != nil {
+	if _, err := c.Write(t.encode(r)); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("sending the request: %w", plain(err))
 	}
+
+	limit := headTimeout
+	if t.asks() {
+		limit = askedHeadTimeout
+	}
+	if err := c.readHead(a.unread, limit); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("reading the response head: %w", plain(err))
+	}
+	return c, nil
+}
+
+// readHead reads the response head within a time limit, and nothing of the body if that is not to
+// be read.
+func (c *conn) readHead(isUnread bool, limit time.Duration) (err error) {
 	c.br = bufio.NewReaderSize(c.Conn, connBuffer)
-	c.SetReadDeadline(c.start.Add(headTimeout))
+	if isUnread {
+		c.br = bufio.NewReaderSize(byteReader{c.Conn}, 16)
+	}
+	c.SetReadDeadline(c.start.Add(limit))
 	for c.resp == nil || c.resp.StatusCode/100 == 1 {
-		var err error
-		if c.resp, err = http.ReadResponse(c.br, nil); err != nil {
-			c.Close()
-			return nil, fmt.Errorf("reading the response head: %w", plain(err))
+		c.resp, err = http.ReadResponse(c.br, nil)
+		if err != nil {
+			return err
 		}
 	}
 	c.SetReadDeadline(time.Time{})
 	c.body = c.resp.Body
-	return c, nil
+	return nil
+}
+
+// A byteReader reads single bytes, so that a buffer on it takes nothing of what follows the head.
+type byteReader struct{ r io.Reader }
+
+func (b byteReader) Read(p []byte) (int, error) { return b.r.Read(p[:min(1, len(p))]) }
+
+// tell shows the response head.
+func (c *conn) tell(a attempt) {
+	if a.trace == nil {
+		return
+	}
+	status := printable([]byte(c.resp.Proto + " " + c.resp.Status))
+	a.trace("answer", "%s after %v", status, c.head.Round(time.Microsecond))
+	for _, name := range sortedKeys(c.resp.Header) {
+		for _, value := range c.resp.Header[name] {
+			if name == "Location" {
+				value = redact(value)
+			}
+			a.trace("header", "%s: %s", name, printable([]byte(value)))
+		}
+	}
 }
 
 // cutZone takes the zone out of the host of a URL: the client's own name for one of its links,
@@ -166,77 +232,78 @@ func (t *target) dialContext(ctx context.Context, network, addr string) (net.Con
 // userAgent is how the client names itself. A server may compress the stream for it.
 func userAgent() string { return "sse-client/" + version }
 
-// dial connects to u's host. The end of ctx closes the connection. rcvBuf, if not 0, is its
+// dial connects to u's host. The end of ctx closes the connection. receiveBuffer, if not 0, is its
 // SO_RCVBUF.
-func (c *conn) dial(ctx context.Context, t *target, u *url.URL, rcvBuf int) error {
-	port, ok := map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	if !ok {
-		return fmt.Errorf("connecting: %q is neither http nor https", u.Scheme)
+func (c *conn) dial(ctx context.Context, t *target, u *url.URL, receiveBuffer int) error {
+	port, err := portOf(u)
+	if err != nil {
+		return fmt.Errorf("connecting: %w", err)
 	}
-	if p := u.Port(); p != "" {
-		port = p
+	timeout := t.dialTimeout
+	if timeout == 0 {
+		timeout = dialTimeout
 	}
-	var d net.Dialer
-	if rcvBuf > 0 {
-		d.Control = func(_, _ string, rc syscall.RawConn) (err error) {
-			rc.Control(func(fd uintptr) {
-				err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, rcvBuf)
-			})
-			return err
-		}
-	}
-	limit, cancel := context.WithTimeout(ctx, dialTimeout)
+	limit, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+
+	d := net.Dialer{KeepAlive: t.keepAlive, Control: setReceiveBuffer(receiveBuffer)}
 	nc, err := d.DialContext(limit, "tcp", t.address(u.Hostname(), port))
-	if err == nil && u.Scheme == "https" {
-		cfg := t.tls.Clone()
-		if cfg == nil {
-			cfg = new(tls.Config)
-		}
-		cfg.ServerName = u.Hostname()
-		tc := tls.Client(nc, cfg)
-		if err = tc.HandshakeContext(limit); err != nil {
-			nc.Close()
-		}
-		nc = tc
-	}
 	if err != nil {
 		return fmt.Errorf("connecting: %w", plain(err))
 	}
+	if u.Scheme == "https" {
+		nc, err = startTLS(limit, nc, t.tls, u.Hostname())
+		if err != nil {
+			return fmt.Errorf("connecting: %w", plain(err))
+		}
+	}
+
 	c.Conn, c.connect = nc, time.Since(c.start)
 	c.stop = context.AfterFunc(ctx, func() { nc.Close() })
 	return nil
 }
 
-// head gives the request head. What the target's header holds goes to its own host only.
-func (t *target) head(u *url.URL, lastID []byte) string {
-	host, h := u.Host, http.Header{}
-	if u.Scheme == t.url.Scheme && host == t.url.Host && t.header != nil {
-		h = t.header.Clone()
+// portOf gives the port of a URL, which may be that of its scheme.
+func portOf(u *url.URL) (string, error) {
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return "", fmt.Errorf("%q is neither http nor https", u.Scheme)
 	}
-	set := func(name, value string) {
-		if h.Get(name) == "" && value != "" {
-			h.Set(name, value)
-		}
+	if port := u.Port(); port != "" {
+		return port, nil
 	}
-	set("Accept", "text/event-stream")
-	set("Cache-Control", "no-cache")
-	set("User-Agent", userAgent())
-	set("Last-Event-ID", string(lastID))
-	if t.gzip {
-		set("Accept-Encoding", "gzip")
+	if u.Scheme == "https" {
+		return "443", nil
 	}
-	if u.User != nil {
-		password, _ := u.User.Password()
-		basic := base64.StdEncoding.EncodeToString([]byte(u.User.Username() + ":" + password))
-		set("Authorization", "Basic "+basic)
+	return "80", nil
+}
+
+// setReceiveBuffer gives a dialer's Control that sets SO_RCVBUF; nil for 0.
+func setReceiveBuffer(size int) func(_, _ string, rc syscall.RawConn) error {
+	if size == 0 {
+		return nil
 	}
-	set("Host", host)
-	var b strings.Builder
-	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: %s\r\n", u.RequestURI(), h.Get("Host"))
-	h.Del("Host")
-	h.Write(&b)
-	return b.String() + "\r\n"
+	return func(_, _ string, rc syscall.RawConn) (err error) {
+		rc.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, size)
+		})
+		return err
+	}
+}
+
+// startTLS returns the connection with TLS, or closes it.
+func startTLS(ctx context.Context, nc net.Conn, config *tls.Config,
+	name string) (net.Conn, error) {
+	config = config.Clone()
+	if config == nil {
+		config = new(tls.Config)
+	}
+	config.ServerName = name
+	tc := tls.Client(nc, config)
+	err := tc.HandshakeContext(ctx)
+	if err != nil {
+		nc.Close()
+	}
+	return tc, err
 }
 
 // An answerError is an answer at which a browser gives up permanently.
@@ -287,7 +354,9 @@ var readBuffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 
 // read gives the next piece of the body to f, with the time at which it came.
 func (c *conn) read(f func(b []byte, at time.Time)) error {
-	if !c.zipped { // a decompressor may hold more than it gave
+	// Only an unread byte needs a buffer. But a decompressor may hold more than it gave, and a body
+	// with a length may be over although the connection is kept.
+	if !c.zipped && c.resp.ContentLength < 0 {
 		if _, err := c.br.Peek(1); err != nil && err != io.EOF {
 			return err
 		}

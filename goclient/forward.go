@@ -23,9 +23,13 @@ func runForward(ctx context.Context, o *options, stdout, stderr io.Writer) int {
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	token := strings.TrimSpace(os.Getenv("SSE_FORWARD_TOKEN"))
 	f := newForwarder(o.forwardMethod, o.forwardTarget, token, log)
+	f.name = o.event
 	f.fresh.unknown = 2 * o.heartbeat
+	o.target.dialTimeout = forwardDialTimeout
+	o.target.keepAlive = forwardKeepAlive
 	s := newStream(o.target, f)
-	s.once, s.backoff, s.silence = o.once, true, 2*o.heartbeat
+	s.ending.once, s.backoff, s.silence = o.once, true, 2*o.heartbeat
+	s.p.limit = o.maxEventBytes
 
 	done := make(chan struct{})
 	go func() {
@@ -57,13 +61,22 @@ type forwarded struct {
 }
 
 const (
-	minPause  = 250 * time.Millisecond // before the second attempt; doubled for each one after it
-	maxPause  = 2 * time.Second
-	newsTime  = 3 * time.Second // an event need not be repeated for so long
-	quietTime = time.Minute     // trouble that comes and goes is logged that often
+	minPause = 250 * time.Millisecond // before the second attempt; doubled for each one after it
+	maxPause = 2 * time.Second
+	newsTime = 3 * time.Second // an event need not be repeated for so long
+
+	// The stream is back within five seconds of its upstream's return. A dial that began before does
+	// not take longer than the first, and TCP notices after the second that the upstream has
+	// forgotten the connection.
+	forwardDialTimeout = 3 * time.Second
+	forwardKeepAlive   = time.Second
 )
 
 // A forwarder sends the data of one stream's events to an edge. It is the observer of that stream.
+//
+// It sends the events of one name. "message" stands for no name, too, as in a page's onmessage. An
+// event of another name, or with an empty object for its data, is a heartbeat: it counts as a
+// comment.
 //
 // It holds one event only, the newest, and tries until the edge takes it, a newer one takes its
 // place, or the stream has ended. So data may arrive twice, if the answer was lost. What the edge
@@ -79,6 +92,7 @@ const (
 // away, or from an edge that has no snapshot.
 type forwarder struct {
 	method, token      string
+	name               string // of the events that are sent
 	to                 *target
 	client             http.Client
 	log                *slog.Logger
@@ -109,22 +123,24 @@ type outgoing struct {
 func newForwarder(method string, to *target, token string, log *slog.Logger) *forwarder {
 	f := &forwarder{
 		method:    method,
+		name:      "message",
 		to:        to,
 		token:     token,
 		log:       log,
 		minPause:  minPause,
 		maxPause:  maxPause,
 		next:      make(chan outgoing, 1),
-		sending:   teller{log: log, quiet: quietTime},
+		sending:   teller{log: log},
 		fresh:     freshness{least: minStale},
-		streaming: teller{log: log, quiet: quietTime},
+		streaming: teller{log: log},
 	}
 	f.client = http.Client{
 		Timeout: 10 * time.Second,
 		// A dialer of its own means HTTP/1: a dead HTTP/2 connection would be used again.
 		Transport: &http.Transport{
-			Proxy:       http.ProxyFromEnvironment,
-			DialContext: to.dialContext,
+			Proxy:           http.ProxyFromEnvironment,
+			DialContext:     to.dialContext,
+			TLSClientConfig: to.tls,
 		},
 		CheckRedirect: f.checkRedirect,
 	}
@@ -133,7 +149,7 @@ func newForwarder(method string, to *target, token string, log *slog.Logger) *fo
 
 // checkRedirect follows only a redirect that keeps the data: 301 makes GET of PUT.
 func (f *forwarder) checkRedirect(req *http.Request, via []*http.Request) error {
-	if req.Method != f.method || len(via) > maxRedirect {
+	if req.Method != f.method || len(via) > maxRedirects {
 		return http.ErrUseLastResponse
 	}
 	return nil
@@ -247,6 +263,11 @@ func (f *forwarder) queueLocked(out outgoing) {
 
 // event forwards the data, which is the parser's and therefore copied.
 func (f *forwarder) event(ev *event, now time.Time) {
+	if !f.isForwarded(ev) {
+		f.comment(nil, now)
+		return
+	}
+
 	f.mu.Lock()
 	defer f.mu.Unlock()
 
@@ -259,6 +280,14 @@ func (f *forwarder) event(ev *event, now time.Time) {
 
 	f.streaming.good("stream open")
 	f.queueLocked(outgoing{data: f.newest})
+}
+
+func (f *forwarder) isForwarded(ev *event) bool {
+	name := string(ev.name)
+	if name == "" {
+		name = "message"
+	}
+	return name == f.name && string(bytes.TrimSpace(ev.data)) != "{}"
 }
 
 func (f *forwarder) comment(_ []byte, now time.Time) {
@@ -376,36 +405,35 @@ func (f *forwarder) dropped() {
 	f.isCurrent = false
 	f.stats.Dropped++
 	if f.stats.Dropped == 1 {
-		f.log.Warn("dropping events over 1 MiB")
+		f.log.Warn("dropping events over -max-event-bytes")
 	}
 }
 
 func (f *forwarder) received(int) {}
 
-// A teller logs when trouble begins, each form of it once, and when it is over. Trouble that comes
-// and goes all the time is logged once in quiet, each form of it.
+// A teller logs when trouble begins, each form of it once, and when it is over.
 type teller struct {
 	log   *slog.Logger
-	quiet time.Duration
-	told  []string             // of the trouble there is; nil: all is well
-	last  map[string]time.Time // when each form was told
+	told  []string  // forms of the trouble there is; nil: all is well
+	since time.Time // when it began
 }
 
 func (t *teller) bad(text string, err error) {
-	if slices.Contains(t.told, text) || time.Since(t.last[text]) < t.quiet {
+	if slices.Contains(t.told, text) {
 		return
 	}
-	if t.last == nil {
-		t.last = map[string]time.Time{}
+	if t.told == nil {
+		t.since = time.Now()
 	}
-	t.last[text] = time.Now()
 	t.told = append(t.told, text)
 	t.log.Warn(text, "err", err)
 }
 
 func (t *teller) good(text string) {
-	if t.told != nil {
-		t.told = nil
-		t.log.Info(text)
+	if t.told == nil {
+		return
 	}
+	t.told = nil
+	outage := time.Since(t.since).Round(time.Millisecond)
+	t.log.Info(text, "outage", outage.String())
 }

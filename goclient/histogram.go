@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"math/bits"
 	"time"
 )
@@ -27,29 +28,33 @@ func (h *histogram) add(d time.Duration) {
 	}
 }
 
-// quantile gives the middle of the bucket in which the q-th part of all values ends.
+// quantile gives the least value that the part q of all values does not exceed, to the end of its
+// bucket: neither its rank nor the value is rounded down.
 func (h *histogram) quantile(q float64) time.Duration {
-	rank, seen := uint64(q*float64(h.n-1)), uint64(0)
+	rank := uint64(math.Ceil(q * float64(h.n)))
+	var seen uint64
 	for i, n := range h.counts {
-		if seen += n; seen <= rank {
-			continue
+		seen += n
+		if seen >= rank && n > 0 {
+			return min(bucketEnd(i), h.max)
 		}
-		shift := 0
-		if i >= 128 {
-			shift = i/64 - 1
-		}
-		d := time.Duration(i-shift*64)<<shift + time.Duration(1)<<shift/2
-		if d > h.max {
-			break
-		}
-		return d
 	}
 	return h.max
+}
+
+// bucketEnd gives the largest duration of a bucket.
+func bucketEnd(i int) time.Duration {
+	shift := 0
+	if i >= 128 {
+		shift = i/64 - 1
+	}
+	return time.Duration(i-shift*64+1)<<shift - 1
 }
 
 // A quantiles is a histogram as the summary shows it.
 type quantiles struct {
 	P50 float64 `json:"p50"`
+	P90 float64 `json:"p90"`
 	P99 float64 `json:"p99"`
 	Max float64 `json:"max"`
 }
@@ -59,7 +64,12 @@ func (h *histogram) ms() *quantiles {
 	if h.n == 0 {
 		return nil
 	}
-	return &quantiles{millis(h.quantile(.5)), millis(h.quantile(.99)), millis(h.max)}
+	return &quantiles{
+		P50: millis(h.quantile(.5)),
+		P90: millis(h.quantile(.9)),
+		P99: millis(h.quantile(.99)),
+		Max: millis(h.max),
+	}
 }
 
 // millis gives d in milliseconds, to the microsecond.

@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
@@ -36,6 +37,8 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return 2
 	}
 
+	warnOfProxy(o, stderr)
+
 	switch {
 	case o.doctor:
 		return runDoctor(ctx, o, stdout, stderr)
@@ -54,11 +57,9 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 	f.Usage = func() {}
 	o.define(f)
 
-	err := f.Parse(args)
+	urls, err := parseArguments(f, args)
 	if errors.Is(err, flag.ErrHelp) {
 		io.WriteString(stdout, manual)
-		f.SetOutput(stdout)
-		f.PrintDefaults()
 	}
 	if err != nil {
 		return nil, err
@@ -67,13 +68,42 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 		fmt.Fprintln(stdout, "sse-client", version)
 		return nil, flag.ErrHelp
 	}
-	if f.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	}
 
 	f.Visit(func(set *flag.Flag) { o.given[set.Name] = true })
+	if len(urls) > 0 {
+		if len(urls) > 1 || o.given["url"] {
+			return nil, fmt.Errorf("unexpected argument %q: there is one URL", redact(urls[0]))
+		}
+		o.url = urls[0]
+		o.given["url"] = true
+	}
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
 	return o, o.prepare()
+}
+
+// parseArguments reads flags before and after the other arguments, which it returns.
+func parseArguments(f *flag.FlagSet, args []string) (others []string, err error) {
+	for {
+		err = f.Parse(args)
+		if err != nil || f.NArg() == 0 {
+			return others, err
+		}
+		others = append(others, f.Arg(0))
+		args = f.Args()[1:]
+	}
+}
+
+// warnOfProxy says that a proxy of the environment is not used for streams.
+func warnOfProxy(o *options, stderr io.Writer) {
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: o.target.url})
+	if proxy == nil && err == nil {
+		return
+	}
+	name := "HTTP_PROXY"
+	if o.target.url.Scheme == "https" {
+		name = "HTTPS_PROXY"
+	}
+	fmt.Fprintf(stderr, "sse-client: %s is set, but streams are opened without a proxy\n", name)
 }

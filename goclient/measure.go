@@ -78,7 +78,12 @@ func measurePhases(ctx context.Context, m *meter, o *options) (settled, end mome
 func newViewers(m *meter, o *options, stdout, stderr io.Writer) []*viewer {
 	viewers := make([]*viewer, o.clients)
 	for i := range viewers {
-		viewers[i] = &viewer{m: m, n: i, unread: i >= o.clients-o.stalled-o.slow}
+		viewers[i] = &viewer{
+			m:      m,
+			n:      i,
+			unread: i >= o.clients-o.stalled-o.slow,
+			ending: o.ending(),
+		}
 	}
 	if o.debug {
 		viewers[0].debug = stdout
@@ -114,7 +119,11 @@ func openAll(ctx context.Context, o *options, viewers []*viewer) {
 // the slow ones.
 func openOne(ctx context.Context, o *options, v *viewer) {
 	s := newStream(o.target, v)
-	s.once = o.once
+	s.ending = v.ending
+	s.p.limit = o.maxEventBytes
+	if v.debug != nil {
+		s.trace = v.printf
+	}
 
 	switch {
 	case v.n >= o.clients-o.stalled:

@@ -6,6 +6,19 @@ import (
 	"time"
 )
 
+// What can be wrong with the way in which a stream begins and ends.
+const (
+	wrongUnopened   = "stream that never opened"
+	wrongEmpty      = "stream closed three times in a row without an event"
+	wrongUntil      = "stream that ended without the event of -until"
+	wrongEvents     = "stream that had fewer events than -events"
+	wrongCut        = "stream that was cut off before its end"
+	wrongUnreadable = "stream that cannot be read"
+)
+
+// maxEmptyCloses is how many closes in a row without an event are wrong.
+const maxEmptyCloses = 3
+
 // keepIDs is for how many of the newest ids the meter knows when the first stream got them.
 const keepIDs = 256
 
@@ -18,11 +31,12 @@ type meter struct {
 	mu        sync.Mutex // guards following
 	untried   int
 	total     totals
-	connect   histogram // of the first connection of each stream, like the next two
+	connect   histogram // of the first connection of each stream, like the next
 	head      histogram
-	first     histogram
+	first     histogram // from the request to the first event
 	spread    histogram
 	gaps      histogram // between two events of one connection
+	durations histogram // of streams that ended well
 	away      histogram // from the last event of a connection to the first of the next
 	beats     histogram // between two comments of one connection
 	wrong     map[string]*finding
@@ -41,6 +55,7 @@ type totals struct {
 	EndedBy204  int   `json:"streams_ended_by_204"`
 	UnreadOpen  int   `json:"unread_open"`
 	UnreadEnded int   `json:"unread_closed_by_server"`
+	EndedWell   int   `json:"streams_ended_well"`
 	Reconnects  int   `json:"reconnects"`
 	Closes      int   `json:"closed_by_server"`
 	Cut         int   `json:"closed_uncleanly"`
@@ -115,8 +130,11 @@ func (m *meter) finish(viewers []*viewer, now time.Time) {
 	defer m.mu.Unlock()
 	for _, v := range viewers {
 		switch v.state {
+		case untried:
+			m.complainLocked(wrongUnopened, "stream %d", v.n)
 		case open:
 			v.silenceLocked(now)
+			v.unfinishedLocked()
 		case failed:
 			m.complainLocked(wrongFailed, "stream %d: %s", v.n, v.err)
 		}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -13,17 +15,29 @@ import (
 
 // options are what the flags say, and what prepare makes of it.
 type options struct {
-	// The streams and their requests.
-	url       string
-	headers   list
-	tokenFile string
-	gzip      bool
-	clients   int
-	rate      int
-	stalled   int
-	slow      int
-	duration  time.Duration
-	once      bool
+	// The stream and its request.
+	url           string
+	headers       list
+	tokenFile     string
+	gzip          bool
+	insecure      bool
+	caFile        string
+	maxEventBytes int
+
+	// A request that may have an effect, and the end of its stream.
+	method string
+	data   string
+	until  string
+	events int
+	repeat bool
+
+	// The streams.
+	clients  int
+	rate     int
+	stalled  int
+	slow     int
+	duration time.Duration
+	once     bool
 
 	// What is looked at, and printed.
 	check       string
@@ -35,18 +49,19 @@ type options struct {
 
 	// The modes.
 	publish       string
-	method        string
-	body          string
+	publishMethod string
+	publishFile   string
 	gap           time.Duration
 	rounds        int
 	forward       string
 	forwardMethod string
+	event         string
 	doctor        bool
 	direct        string
 
 	given map[string]bool // names of the flags that were given
 
-	// Made by prepare.
+	// Made by prepare. From then on, the URLs above have no password and are only printed.
 	target        *target
 	directTarget  *target // nil without -direct
 	publishTarget *target // nil without -publish
@@ -60,47 +75,66 @@ type list []string
 func (l *list) String() string     { return strings.Join(*l, ", ") }
 func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
-// define defines the flags.
+// define defines the flags. The manual explains them.
 func (o *options) define(f *flag.FlagSet) {
 	o.given = map[string]bool{}
+	o.defineRequest(f)
 	o.defineStreams(f)
 	o.defineModes(f)
 }
 
+func (o *options) defineRequest(f *flag.FlagSet) {
+	f.StringVar(&o.url, "url", "http://localhost:3001/dashboard/stream", "")
+	f.Var(&o.headers, "header", "")
+	f.StringVar(&o.tokenFile, "token-file", "", "")
+	f.BoolVar(&o.gzip, "gzip", false, "")
+	f.BoolVar(&o.insecure, "k", false, "")
+	f.StringVar(&o.caFile, "cacert", "", "")
+	f.IntVar(&o.maxEventBytes, "max-event-bytes", defaultMaxEvent, "")
+	f.StringVar(&o.method, "X", "", "")
+	f.StringVar(&o.data, "d", "", "")
+	f.StringVar(&o.until, "until", "", "")
+	f.IntVar(&o.events, "events", 0, "")
+	f.BoolVar(&o.repeat, "repeat", false, "")
+}
+
 func (o *options) defineStreams(f *flag.FlagSet) {
-	f.StringVar(&o.url, "url", "http://localhost:3001/dashboard/stream", "stream `URL`")
-	f.IntVar(&o.clients, "clients", 1, "streams to open, those of -stalled and -slow included")
-	f.IntVar(&o.rate, "rate", 2000, "streams to open in a second")
-	f.IntVar(&o.stalled, "stalled", 0, "of these, streams that are opened and never read")
-	f.IntVar(&o.slow, "slow", 0, "of these, streams of which 4 bytes a second are read")
-	f.DurationVar(&o.duration, "duration", 0, "end after this time; 0: at a signal, or when "+
-		"all streams ended (-doctor: 35s)")
-	f.BoolVar(&o.once, "once", false, "end each stream at its first close")
-	f.BoolVar(&o.gzip, "gzip", false, "ask for gzip (more memory for each stream)")
-	f.Var(&o.headers, "header", "`\"Name: value\"` to send with -url and -publish; repeatable")
-	f.StringVar(&o.tokenFile, "token-file", "", "`file` with a bearer token to send likewise")
-	f.BoolVar(&o.debug, "debug", false, "print the events and heartbeats of the first stream")
-	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
-	f.StringVar(&o.check, "check", "auto", "`what` to check: none, ids, json, snapshot, auto")
-	f.DurationVar(&o.heartbeat, "heartbeat", 30*time.Second, "heartbeat to expect; 0: none.\n"+
-		"-forward opens a stream anew that was silent for two")
-	f.BoolVar(&o.showVersion, "version", false, "print the version")
+	f.IntVar(&o.clients, "clients", 1, "")
+	f.IntVar(&o.rate, "rate", 2000, "")
+	f.IntVar(&o.stalled, "stalled", 0, "")
+	f.IntVar(&o.slow, "slow", 0, "")
+	f.DurationVar(&o.duration, "duration", 0, "")
+	f.BoolVar(&o.once, "once", false, "")
+	f.StringVar(&o.check, "check", "auto", "")
+	f.DurationVar(&o.heartbeat, "heartbeat", 30*time.Second, "")
+	f.BoolVar(&o.debug, "debug", false, "")
+	f.BoolVar(&o.json, "json", false, "")
+	f.IntVar(&o.pid, "pid", 0, "")
+	f.BoolVar(&o.showVersion, "version", false, "")
 }
 
 func (o *options) defineModes(f *flag.FlagSet) {
-	f.StringVar(&o.publish, "publish", "", "request this `URL` every -gap and measure deliveries")
-	f.StringVar(&o.method, "method", "", "of -publish (default GET, with -body POST)")
-	f.StringVar(&o.body, "body", "", "`file` to send with -publish")
-	f.DurationVar(&o.gap, "gap", 500*time.Millisecond, "from one publish to the next")
-	f.IntVar(&o.rounds, "rounds", 0, "end after so many publishes; 0: go on")
-	f.IntVar(&o.pid, "pid", 0, "the server's process, to measure its memory and CPU (Linux)")
-	f.StringVar(&o.forward, "forward", "", "send each event's data on to this `URL`; a token for "+
-		"it\nis taken from the environment variable SSE_FORWARD_TOKEN.\n"+
-		"When the stream is silent or gone, the last snapshot is sent once\n"+
-		"more with the status \"stale\"")
-	f.StringVar(&o.forwardMethod, "forward-method", "PUT", "`method` of -forward")
-	f.BoolVar(&o.doctor, "doctor", false, "watch -url and say why events come late")
-	f.StringVar(&o.direct, "direct", "", "with -doctor: `URL` of the stream without the proxy")
+	f.StringVar(&o.publish, "publish", "", "")
+	f.StringVar(&o.publishMethod, "method", "", "")
+	f.StringVar(&o.publishFile, "body", "", "")
+	f.DurationVar(&o.gap, "gap", 500*time.Millisecond, "")
+	f.IntVar(&o.rounds, "rounds", 0, "")
+	f.StringVar(&o.forward, "forward", "", "")
+	f.StringVar(&o.forwardMethod, "forward-method", "PUT", "")
+	f.StringVar(&o.event, "event", "message", "")
+	f.BoolVar(&o.doctor, "doctor", false, "")
+	f.StringVar(&o.direct, "direct", "", "")
+}
+
+// ending returns when a stream is over.
+func (o *options) ending() ending {
+	return ending{
+		once:   o.once,
+		asked:  o.target.asks(),
+		until:  o.until,
+		events: o.events,
+		repeat: o.repeat,
+	}
 }
 
 // validate returns an error for the first option that makes no sense.
@@ -108,7 +142,9 @@ func (o *options) validate() error {
 	checks := []func() error{
 		o.validateStreams,
 		o.validateNumbers,
+		o.validateRequest,
 		o.validateModes,
+		o.validateForward,
 		o.validateURLs,
 		o.validateHeaders,
 	}
@@ -137,8 +173,11 @@ func (o *options) validateStreams() error {
 }
 
 func (o *options) validateNumbers() error {
-	if o.duration < 0 || o.gap < 0 || o.heartbeat < 0 || o.rounds < 0 {
-		return errors.New("-duration, -gap, -heartbeat and -rounds are not negative")
+	if o.duration < 0 || o.gap < 0 || o.heartbeat < 0 || o.rounds < 0 || o.events < 0 {
+		return errors.New("-duration, -gap, -heartbeat, -rounds and -events are not negative")
+	}
+	if o.maxEventBytes < 1 {
+		return errors.New("-max-event-bytes is at least 1")
 	}
 	if !strings.Contains(" none ids json snapshot auto ", " "+o.check+" ") {
 		return fmt.Errorf("-check is none, ids, json, snapshot or auto, not %q", o.check)
@@ -152,6 +191,33 @@ func (o *options) validateNumbers() error {
 	return nil
 }
 
+// validateRequest checks what belongs to a stream that is asked for, or that ends.
+func (o *options) validateRequest() error {
+	isAsked := o.given["X"] || o.given["d"]
+	hasEnd := o.given["until"] || o.given["events"]
+	switch {
+	case o.given["X"] && !isToken(o.method):
+		return fmt.Errorf("-X is a method such as POST, not %q", o.method)
+	case o.method == http.MethodHead || o.method == http.MethodConnect:
+		return fmt.Errorf("-X %s: the answer has no stream", o.method)
+	case o.given["until"] && o.until == "":
+		return errors.New("-until is empty")
+	case o.repeat && !isAsked && !hasEnd:
+		return errors.New("-repeat needs -d, -X, -until or -events")
+	case (isAsked || hasEnd) && (o.doctor || o.forward != ""):
+		return errors.New("-X, -d, -until and -events do not go with -doctor and -forward")
+	}
+	return nil
+}
+
+// isToken says whether s can be a method (RFC 9110, section 5.6.2).
+func isToken(s string) bool {
+	isOther := func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	}
+	return s != "" && strings.IndexFunc(s, isOther) < 0
+}
+
 func (o *options) validateModes() error {
 	modes := 0
 	for _, on := range []bool{o.doctor, o.forward != "", o.publish != ""} {
@@ -160,24 +226,35 @@ func (o *options) validateModes() error {
 		}
 	}
 
-	isPut := o.forwardMethod == http.MethodPut
+	hasPublish := o.publishMethod != "" || o.publishFile != "" || o.rounds > 0
 	switch {
-	case o.given["forward"] && o.forward == "":
-		return errors.New("-forward is empty")
-	case o.given["forward-method"] && o.forward == "":
-		return errors.New("-forward-method belongs to -forward")
-	case o.forward != "" && !o.given["url"]:
-		return errors.New("-forward needs -url: whose stream is to be forwarded")
-	case !isPut && o.forwardMethod != http.MethodPost:
-		return fmt.Errorf("-forward-method is PUT or POST, not %q", o.forwardMethod)
 	case modes > 1:
 		return errors.New("-doctor, -forward and -publish exclude each other")
 	case o.clients > 1 && (o.doctor || o.forward != ""):
 		return errors.New("-doctor and -forward have no -clients")
 	case o.direct != "" && !o.doctor:
 		return errors.New("-direct belongs to -doctor")
-	case o.publish == "" && (o.method != "" || o.body != "" || o.rounds > 0):
+	case o.publish == "" && hasPublish:
 		return errors.New("-method, -body and -rounds belong to -publish")
+	}
+	return nil
+}
+
+func (o *options) validateForward() error {
+	isPut := o.forwardMethod == http.MethodPut
+	switch {
+	case o.given["forward"] && o.forward == "":
+		return errors.New("-forward is empty")
+	case o.given["forward-method"] && o.forward == "":
+		return errors.New("-forward-method belongs to -forward")
+	case o.given["event"] && o.forward == "":
+		return errors.New("-event belongs to -forward")
+	case o.event == "":
+		return errors.New("-event is empty")
+	case o.forward != "" && !o.given["url"]:
+		return errors.New("-forward needs -url: whose stream is to be forwarded")
+	case !isPut && o.forwardMethod != http.MethodPost:
+		return fmt.Errorf("-forward-method is PUT or POST, not %q", o.forwardMethod)
 	}
 	return nil
 }
@@ -213,26 +290,79 @@ func (o *options) prepare() error {
 	if err != nil {
 		return err
 	}
-	if o.target, err = newTarget(o.url, header, o.gzip); err != nil {
+	trust, err := o.trust()
+	if err != nil {
 		return err
 	}
 
-	if o.direct != "" {
-		o.directTarget, err = newTarget(o.direct, header, false)
-		if err != nil {
-			return err
-		}
+	o.target, err = o.newTarget(o.url, header, trust)
+	if err != nil {
+		return err
 	}
-	if o.forward != "" {
-		o.forwardTarget, err = newTarget(o.forward, nil, false)
-		if err != nil {
-			return err
-		}
+	o.target.gzip = o.gzip
+	o.target.method = o.method
+	o.target.body, err = o.requestBody()
+	if err != nil {
+		return err
 	}
-	if o.publish != "" {
-		return o.preparePublish(header.Clone())
+	if o.target.body != nil && o.method == "" {
+		o.target.method = http.MethodPost
+	}
+	if o.target.asks() && !o.given["heartbeat"] {
+		o.heartbeat = 0
+	}
+
+	o.directTarget, err = o.newTarget(o.direct, header, trust)
+	if err != nil {
+		return err
+	}
+	o.forwardTarget, err = o.newTarget(o.forward, nil, trust)
+	if err != nil {
+		return err
+	}
+	err = o.preparePublish(header.Clone(), trust)
+	if err != nil {
+		return err
+	}
+
+	for _, s := range []*string{&o.url, &o.direct, &o.forward, &o.publish} {
+		*s = redact(*s)
 	}
 	return nil
+}
+
+// newTarget makes a target of a URL; nil where there is none.
+func (o *options) newTarget(s string, header http.Header, trust *tls.Config) (*target, error) {
+	if s == "" {
+		return nil, nil
+	}
+	t, err := newTarget(s, header, false)
+	if err != nil {
+		return nil, err
+	}
+	t.tls = trust
+	return t, nil
+}
+
+// trust says which certificates are accepted; nil: those that the system trusts.
+func (o *options) trust() (*tls.Config, error) {
+	if !o.insecure && o.caFile == "" {
+		return nil, nil
+	}
+	config := &tls.Config{InsecureSkipVerify: o.insecure}
+	if o.caFile == "" {
+		return config, nil
+	}
+
+	pem, err := os.ReadFile(o.caFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificates: %w", err)
+	}
+	config.RootCAs = x509.NewCertPool()
+	if !config.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("reading the certificates: %s has none in PEM format", o.caFile)
+	}
+	return config, nil
 }
 
 // requestHeader gives what -header and -token-file add to the requests.
@@ -254,23 +384,39 @@ func (o *options) requestHeader() (http.Header, error) {
 	return header, nil
 }
 
+// requestBody gives the body of the stream's request; nil without -d.
+func (o *options) requestBody() ([]byte, error) {
+	if !o.given["d"] {
+		return nil, nil
+	}
+	file, isFile := strings.CutPrefix(o.data, "@")
+	if !isFile {
+		return []byte(o.data), nil
+	}
+	body, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the body of -d: %w", err)
+	}
+	return body, nil
+}
+
 // preparePublish reads what -publish sends. It is JSON unless a header says otherwise.
-func (o *options) preparePublish(header http.Header) (err error) {
+func (o *options) preparePublish(header http.Header, trust *tls.Config) (err error) {
 	if header.Get("User-Agent") == "" {
 		header.Set("User-Agent", userAgent())
 	}
-	if o.body != "" {
-		o.publishBody, err = os.ReadFile(o.body)
+	if o.publishFile != "" {
+		o.publishBody, err = os.ReadFile(o.publishFile)
 		if err != nil {
 			return fmt.Errorf("reading the body: %w", err)
 		}
 		if header.Get("Content-Type") == "" {
 			header.Set("Content-Type", "application/json")
 		}
-		if o.method == "" {
-			o.method = http.MethodPost
+		if o.publishMethod == "" {
+			o.publishMethod = http.MethodPost
 		}
 	}
-	o.publishTarget, err = newTarget(o.publish, header, false)
+	o.publishTarget, err = o.newTarget(o.publish, header, trust)
 	return err
 }

@@ -23,6 +23,9 @@ type handler interface {
 	dropped() // an event whose data or one of whose lines is over the limit
 }
 
+// maxField is the longest name of a field, with the colon and the space behind it.
+const maxField = len("retry: ")
+
 // keepBytes is how much buffer a parser keeps between two events; a larger one is given back.
 const keepBytes = 4096
 
@@ -33,7 +36,7 @@ var bom = []byte("\xef\xbb\xbf")
 // Bytes that are not UTF-8 are passed on as they are, not replaced.
 type parser struct {
 	h      handler
-	limit  int    // of one line, and of the data of one event, in bytes
+	limit  int    // of the data of one event, in bytes
 	lastID []byte // the id to reconnect with: that of the last finished event
 
 	line  []byte // the begin of a line whose end has not come
@@ -77,7 +80,7 @@ func (p *parser) hold(b []byte) {
 	if p.skip || len(b) == 0 {
 		return
 	}
-	if len(p.line)+len(b) <= p.limit {
+	if len(p.line)+len(b) <= p.limit+maxField {
 		p.line = append(p.line, b...)
 		return
 	}
@@ -91,7 +94,7 @@ func (p *parser) hold(b []byte) {
 
 // endLine parses a line of which b is the last piece.
 func (p *parser) endLine(b []byte) {
-	if len(p.line) > 0 || p.skip || len(b) > p.limit {
+	if len(p.line) > 0 || p.skip || len(b) > p.limit+maxField {
 		p.hold(b)
 		b = p.line
 	}

@@ -95,7 +95,7 @@ func TestParserKeepsIDOverReconnect(t *testing.T) {
 }
 
 func TestParserAllocatesNothingPerEvent(t *testing.T) {
-	p := &parser{h: discard{}, limit: maxEvent}
+	p := &parser{h: discard{}, limit: defaultMaxEvent}
 	p.start()
 	in := []byte("id: 1795464000123\ndata: " + strings.Repeat("x", 600) + "\n\n: heartbeat\n\n")
 	if n := testing.AllocsPerRun(100, func() { p.feed(in[:100]); p.feed(in[100:]) }); n > 0 {

@@ -25,8 +25,9 @@ type publisher struct {
 func newPublisher(o *options) *publisher {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = o.publishTarget.dialContext
+	transport.TLSClientConfig = o.publishTarget.tls
 	return &publisher{
-		method: o.method,
+		method: o.publishMethod,
 		to:     o.publishTarget,
 		body:   o.publishBody,
 		client: http.Client{Timeout: roundLimit, Transport: transport},
@@ -49,7 +50,8 @@ func (p *publisher) publish(ctx context.Context) error {
 type round struct {
 	n        int
 	open     bool
-	start    time.Time       // just before the request was sent
+	due      time.Time       // when the request was to be sent
+	start    time.Time       // when it was sent
 	expected int             // streams open at the start
 	times    []time.Duration // one for each stream that was reached
 	newIDs   int             // more than one: some other event came in between
@@ -58,8 +60,8 @@ type round struct {
 
 // published is what all rounds came to.
 type published struct {
-	rounds, mixed, missed int
-	delivery, last        histogram
+	rounds, late, mixed, missed int
+	delivery, last              histogram
 }
 
 // sawNewID notes that an event came that no stream had before.
@@ -75,48 +77,72 @@ func (r *round) deliver(v *viewer, at time.Time) {
 		return
 	}
 	v.round = r.n
-	r.times = append(r.times, at.Sub(r.start))
+	r.times = append(r.times, at.Sub(r.due))
 	if len(r.times) == r.expected {
 		close(r.reached)
 	}
 }
 
-// rounds publishes every gap, n times or (0) until ctx ends; never two at once.
+// rounds publishes every gap, n times or (0) until ctx ends; never two at once. A round that is due
+// before the one before is over comes late, at once after it. It is measured from the time at which
+// it was due, as viewers would have: else a server that hangs would hide what it delays.
 func (m *meter) rounds(ctx context.Context, p *publisher, gap time.Duration, n int) {
+	due := time.Now()
 	for i := 0; i < n || n == 0; i++ {
-		start := m.beginRound()
+		isLate := i > 0 && gap > 0 && time.Now().After(due)
+		if !sleep(ctx, time.Until(due)) {
+			return
+		}
+		if gap == 0 {
+			due = time.Now()
+		}
+
+		m.beginRound(due, isLate)
 		err := p.publish(ctx)
 		if err == nil {
-			limit := time.NewTimer(roundLimit)
-			select {
-			case <-m.round.reached:
-			case <-limit.C:
-			case <-ctx.Done():
-			}
-			limit.Stop()
+			m.waitForRound(ctx)
 		}
 		if ctx.Err() != nil { // neither the publish nor its deliveries were waited for
 			return
 		}
 		m.endRound(err)
-		if !sleep(ctx, time.Until(start.Add(gap))) {
-			return
-		}
+		due = due.Add(gap)
+	}
+	sleep(ctx, time.Until(due)) // for what else this publish may cause
+}
+
+// waitForRound waits until the event has reached all streams, for roundLimit at most.
+func (m *meter) waitForRound(ctx context.Context) {
+	limit := time.NewTimer(roundLimit)
+	defer limit.Stop()
+	select {
+	case <-m.round.reached:
+	case <-limit.C:
+	case <-ctx.Done():
 	}
 }
 
-// beginRound gives the time from which the round's deliveries are measured.
-func (m *meter) beginRound() time.Time {
+// beginRound begins a round. Its deliveries are measured from due.
+func (m *meter) beginRound(due time.Time, isLate bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if isLate {
+		m.published.late++
+	}
+
 	r := &m.round
-	*r = round{n: r.n + 1, open: true, times: r.times[:0], reached: make(chan struct{})}
+	*r = round{
+		n:       r.n + 1,
+		open:    true,
+		due:     due,
+		start:   time.Now(),
+		times:   r.times[:0],
+		reached: make(chan struct{}),
+	}
 	r.expected = m.total.Open - m.total.UnreadOpen
 	if r.expected == 0 {
 		close(r.reached)
 	}
-	r.start = time.Now()
-	return r.start
 }
 
 // endRound takes the round into the results. One in which more than one new id came is left

@@ -20,11 +20,13 @@ type summary struct {
 	Connect      *quantiles     `json:"connect_ms,omitempty"`
 	Head         *quantiles     `json:"headers_ms,omitempty"`
 	First        *quantiles     `json:"first_event_ms,omitempty"`
+	Duration     *quantiles     `json:"stream_duration_ms,omitempty"`
 	Spread       *quantiles     `json:"spread_ms,omitempty"`
 	Gaps         *quantiles     `json:"event_gap_ms,omitempty"`
 	Away         *quantiles     `json:"away_ms,omitempty"`
 	Beats        *quantiles     `json:"heartbeat_gap_ms,omitempty"`
 	Rounds       int            `json:"publish_rounds,omitempty"`
+	Late         *int           `json:"publish_late,omitempty"`
 	Mixed        *int           `json:"publish_rounds_mixed,omitempty"`
 	Missed       *int           `json:"missed,omitempty"`
 	Delivery     *quantiles     `json:"delivery_ms,omitempty"`
@@ -33,10 +35,13 @@ type summary struct {
 	RSSAfter     *float64       `json:"rss_after_mib,omitempty"`
 	RSSPerStream *float64       `json:"rss_per_stream_kib,omitempty"`
 	ConnectCPU   *float64       `json:"connect_cpu_us_per_stream,omitempty"`
+	ConnectStep  *float64       `json:"connect_cpu_step_us_per_stream,omitempty"`
 	DeliveryCPU  *float64       `json:"cpu_us_per_delivery,omitempty"`
 	BytesPer     *float64       `json:"bytes_per_delivery,omitempty"`
+	CPUStep      *float64       `json:"cpu_step_us_per_delivery,omitempty"`
 	ClientRSS    *float64       `json:"client_rss_per_stream_kib,omitempty"`
 	ClientCPU    *float64       `json:"client_cpu_us_per_delivery,omitempty"`
+	Notes        []string       `json:"notes,omitempty"`
 	Wrong        []*finding     `json:"wrong"`
 }
 
@@ -48,11 +53,12 @@ func (m *meter) summary(elapsed time.Duration) *summary {
 		Elapsed: round3(elapsed.Seconds()), totals: m.total, ErrorKinds: m.errors,
 		EventsPerS: round3(float64(m.total.Events) / elapsed.Seconds()),
 		Connect:    m.connect.ms(), Head: m.head.ms(), First: m.first.ms(),
-		Spread: m.spread.ms(), Gaps: m.gaps.ms(), Away: m.away.ms(), Beats: m.beats.ms(),
+		Duration: m.durations.ms(),
+		Spread:   m.spread.ms(), Gaps: m.gaps.ms(), Away: m.away.ms(), Beats: m.beats.ms(),
 		Wrong: []*finding{},
 	}
 	if p := &m.published; p.rounds > 0 {
-		s.Rounds, s.Mixed, s.Missed = p.rounds, &p.mixed, &p.missed
+		s.Rounds, s.Late, s.Mixed, s.Missed = p.rounds, &p.late, &p.mixed, &p.missed
 		s.Delivery, s.Last = p.delivery.ms(), p.last.ms()
 	}
 	for _, f := range m.wrong {
@@ -71,7 +77,8 @@ func (s *summary) write(w io.Writer) {
 	}
 	times := func(name string, q *quantiles) {
 		if q != nil {
-			line(name, "p50 %s   p99 %s   max %s", inMS(q.P50), inMS(q.P99), inMS(q.Max))
+			line(name, "p50 %s   p90 %s   p99 %s   max %s", inMS(q.P50), inMS(q.P90), inMS(q.P99),
+				inMS(q.Max))
 		}
 	}
 	fmt.Fprintf(w, "%s for %.1f s\n", s.URL, s.Elapsed)
@@ -85,18 +92,22 @@ func (s *summary) write(w io.Writer) {
 		line("closed", "%d by the server, %d of them uncleanly; %d ended for good (204)",
 			s.Closes, s.Cut, s.EndedBy204)
 	}
+	if s.EndedWell > 0 {
+		line("ended well", "%d", s.EndedWell)
+	}
 	line("received", "%d events (%.1f a second), %d heartbeats, %d bytes",
 		s.Events, s.EventsPerS, s.Heartbeats, s.Bytes)
 	times("connect", s.Connect)
 	times("headers", s.Head)
 	times("first event", s.First)
+	times("duration", s.Duration)
 	times("spread", s.Spread)
 	times("event gap", s.Gaps)
 	times("away", s.Away)
 	times("heartbeat gap", s.Beats)
 	if s.Rounds > 0 {
-		line("published", "%d, %d left out as another event came too; %d deliveries missed",
-			s.Rounds, *s.Mixed, *s.Missed)
+		line("published", "%d, %d of them late; %d left out as another event came too; "+
+			"%d deliveries missed", s.Rounds, *s.Late, *s.Mixed, *s.Missed)
 	}
 	times("delivery", s.Delivery)
 	times("last reached", s.Last)
@@ -110,14 +121,17 @@ func (s *summary) writeUse(line func(name, format string, args ...any)) {
 		line("client", "%.1f KiB a stream", *s.ClientRSS)
 	}
 	if s.ClientCPU != nil && s.Streams >= 100 {
-		line("client", "%.2f µs CPU a delivery", *s.ClientCPU)
+		line("client", "%.2f µs CPU a delivery, in steps of %.2f", *s.ClientCPU, *s.CPUStep)
 	}
 	if s.RSSPerStream != nil {
-		line("server", "%.1f KiB a stream, %.1f µs CPU a stream opened", *s.RSSPerStream,
-			*s.ConnectCPU)
+		line("server", "%.1f KiB a stream, %.1f µs CPU a stream opened, in steps of %.1f",
+			*s.RSSPerStream, *s.ConnectCPU, *s.ConnectStep)
 	}
 	if s.DeliveryCPU != nil {
-		line("server", "%.2f µs CPU a delivery", *s.DeliveryCPU)
+		line("server", "%.2f µs CPU a delivery, in steps of %.2f", *s.DeliveryCPU, *s.CPUStep)
+	}
+	for _, note := range s.Notes {
+		line("note", "%s", note)
 	}
 }
 
@@ -138,13 +152,4 @@ func inMS(x float64) string {
 		return fmt.Sprintf("%.0f ms", x)
 	}
 	return fmt.Sprintf("%.3g ms", x)
-}
-
-func sortedKeys(m map[string]int) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }

@@ -89,7 +89,7 @@ func TestCheckFindsEachProblem(t *testing.T) {
 		{"snapshot", text, "1 " + wrongJSON + ", 2 " + wrongKeys},
 		{"json", "data: {]\n\ndata: {]\n\n", "2 " + wrongJSON},
 		{"snapshot", "data: []\n\n", "1 " + wrongKeys},
-		{"auto", "data: " + strings.Repeat("x", maxEvent+1) + "\n\ndata: a\n\n", "1 " + wrongSize},
+		{"auto", "data: " + strings.Repeat("x", defaultMaxEvent+1) + "\n\ndata: a\n\n", "1 " + wrongSize},
 	} {
 		stream := tt.stream
 		url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { begin(w, stream) })
@@ -157,7 +157,7 @@ func TestDebugPrintsEventsAndHeartbeats(t *testing.T) {
 	})
 	_, out, errs := client(t, "-url", url, "-once", "-debug")
 	for _, want := range []string{`event     id=4 data={"a":1}`, `heartbeat : heartbeat`,
-		`tick      id=4 data="\x1b[2J\nb"`, `close     EOF`} {
+		`event     id=4 name=tick data="\x1b[2J\nb"`, `close     ended by the server`} {
 		if !regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d\.\d{3} ` + regexp.QuoteMeta(want) +
 			`$`).MatchString(out) {
 			t.Errorf("no line %q in\n%s", want, out)
@@ -183,7 +183,7 @@ func TestProgressIsPlainWithoutTerminal(t *testing.T) {
 	}
 	close(done)
 	<-finished
-	want := "3 streams open, 40 events, 5 heartbeats, 6 errors, 4000 events a second\n"
+	want := "0s: 3 streams open, 40 events, 4000 events a second, 6 errors, 5 heartbeats\n"
 	if line, rest, _ := strings.Cut(r.String(), "\n"); line+"\n" != want ||
 		strings.Contains(rest, "\r") {
 		t.Errorf("got %q, want %q", r.String(), want)
@@ -259,7 +259,7 @@ func TestPublishLeavesOutMixedRounds(t *testing.T) {
 	v := &viewer{m: m}
 	v.opened(&conn{start: time.Now()})
 	for round, ids := range [][]string{{"1"}, {"2", "3"}, {"4"}} {
-		start := m.beginRound()
+		start := beginRound(m)
 		for i, id := range ids {
 			ev := &event{id: []byte(id), hasID: true}
 			v.event(ev, start.Add(time.Duration(round+i+1)*time.Millisecond))
@@ -270,6 +270,13 @@ func TestPublishLeavesOutMixedRounds(t *testing.T) {
 		t.Errorf("%d rounds, %d mixed, %d missed, %d measured", p.rounds, p.mixed, p.missed,
 			p.last.n)
 	}
+}
+
+// beginRound begins a round that is due now.
+func beginRound(m *meter) time.Time {
+	m.beginRound(time.Now(), false)
+	m.round.due = m.round.start
+	return m.round.start
 }
 
 func TestPublishSendsHostOfHeader(t *testing.T) {
@@ -306,7 +313,7 @@ func TestPublishCountsDeliveredAndMissed(t *testing.T) {
 	b.opened(&conn{start: time.Now()})
 	old := &event{id: []byte("1"), hasID: true}
 	a.event(old, time.Now())
-	start := m.beginRound()
+	start := beginRound(m)
 	b.event(old, start.Add(time.Second)) // a saw it before the request
 	fresh := &event{id: []byte("2"), hasID: true}
 	a.event(fresh, start.Add(30*time.Millisecond))
@@ -317,9 +324,9 @@ func TestPublishCountsDeliveredAndMissed(t *testing.T) {
 		t.Errorf("got %d missed, %d mixed, %d deliveries, last %v", p.missed, p.mixed,
 			p.delivery.n, p.last.max)
 	}
-	m.beginRound()
-	m.round.start = start.Add(time.Minute)
-	start = m.round.start
+	beginRound(m)
+	start = start.Add(time.Minute)
+	m.round.start, m.round.due = start, start
 	b.event(fresh, start.Add(time.Millisecond))
 	a.event(fresh, start.Add(20*time.Millisecond)) // the id does not tell events apart here
 	m.endRound(nil)

@@ -359,7 +359,8 @@ func TestForwardMarksSilentUpstreamStale(t *testing.T) {
 
 		send <- "data: 2\n\n"
 		expectData(t, got, "2")
-		if n := strings.Count(log.String(), "snapshot is stale"); n != 1 {
+		// Each of the two silences is an outage; on a slow machine there are more.
+		if n := strings.Count(log.String(), "snapshot is stale"); n < 2 {
 			t.Errorf("logged %d times:\n%s", n, log)
 		}
 	}

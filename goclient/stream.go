@@ -12,13 +12,17 @@ import (
 )
 
 const (
-	defaultRetry = 3 * time.Second // before the server has said another
-	minBackoff   = 500 * time.Millisecond
-	maxBackoff   = 10 * time.Second // of a stream that has to come back, and half as much again
-	maxEvent     = 1 << 20          // bytes; a larger event is dropped and counted
-	maxID        = 1 << 10          // bytes of an id with which a stream with backoff comes back
-	slowBytes    = 4                // a second, of a slow stream
+	defaultRetry    = 3 * time.Second        // before the server has said another
+	minRetry        = 250 * time.Millisecond // whatever the server says
+	minBackoff      = 500 * time.Millisecond
+	maxBackoff      = 2 * time.Second // of a stream that has to come back, and half as much again
+	defaultMaxEvent = 16 << 20        // bytes; a larger event is dropped and counted
+	maxID           = 1 << 10         // bytes of an id with which a stream with backoff comes back
+	slowBytes       = 4               // a second, of a slow stream
 )
+
+// errDone ends a stream that has brought what it was to bring.
+var errDone = errors.New("ended as -until or -events asked")
 
 // An observer is told what happens on one stream, on that stream's goroutine.
 type observer interface {
@@ -31,43 +35,93 @@ type observer interface {
 	dropped()
 }
 
+// An ending says when a stream is over.
+type ending struct {
+	once   bool   // at the first close
+	asked  bool   // the request may cost something: an orderly end is a good one
+	until  string // an event with this data or name ends the stream; empty: none does
+	events int    // so many events end it; 0: any number
+	repeat bool   // after a good end, the request is sent again
+}
+
+// isLast says whether this event, which is the count-th, ends the stream.
+func (e *ending) isLast(ev *event, count int) bool {
+	return e.isUntil(ev) || e.events > 0 && count >= e.events
+}
+
+// isUntil says whether the event is the one that -until names.
+func (e *ending) isUntil(ev *event) bool {
+	return e.until != "" && (string(ev.data) == e.until || string(ev.name) == e.until)
+}
+
+// isOver says whether the stream is not opened again after an end with err.
+func (e *ending) isOver(err error) bool {
+	switch {
+	case e.once:
+		return true
+	case e.repeat:
+		return false
+	}
+	return e.asked || e.until != "" || err == errDone
+}
+
 // A stream is opened again whenever it ends, after the time that the server last said.
 // EventSource gives up permanently at an answer other than 200 and 204; this tries again.
 type stream struct {
 	t       *target
 	o       observer
-	once    bool          // end at the first close
+	ending  ending
 	backoff bool          // wait longer after each failure, spread at random, and outlive even a 204
 	silence time.Duration // after which the connection is given up; 0: never
+	trace   func(kind, format string, args ...any)
 	retryIn time.Duration
 	p       parser
 	at      time.Time // when what is being parsed came
 	any     bool      // an event has come on this connection
+	events  int       // since the stream began, or its request was sent again
+	done    bool      // the last event has come
 }
 
 func newStream(t *target, o observer) *stream {
 	s := &stream{t: t, o: o, retryIn: defaultRetry}
-	s.p = parser{h: s, limit: maxEvent}
+	s.p = parser{h: s, limit: defaultMaxEvent}
 	return s
 }
 
 // keepOpen opens the stream whenever it has ended, until ctx ends or it is not to come back.
 func (s *stream) keepOpen(ctx context.Context) {
-	for fails := 0; ; {
+	fails := 0
+	for {
 		err := s.connection(ctx, &fails)
-		if ctx.Err() != nil || s.once || errors.Is(err, errNoContent) && !s.backoff {
+		if ctx.Err() != nil {
 			return
 		}
-		if !sleep(ctx, s.wait(fails)) {
+		isFinal := errors.Is(err, errNoContent) && !s.backoff
+		if isFinal || s.ending.isOver(err) {
+			return
+		}
+		if s.ending.asked || err == errDone {
+			s.forget()
+		}
+
+		wait := s.wait(fails)
+		s.tell("wait", "%v", wait)
+		if !sleep(ctx, wait) {
 			return
 		}
 	}
 }
 
+// forget makes the next request one that does not go on with the last.
+func (s *stream) forget() {
+	s.p.lastID = nil
+	s.events = 0
+}
+
 // connection opens the stream and reads it to the end, and counts failures in a row: a connection
 // without an event is one.
 func (s *stream) connection(ctx context.Context, fails *int) error {
-	c, err := s.t.open(ctx, s.id())
+	c, err := s.t.open(ctx, attempt{lastID: s.id(), trace: s.trace})
 	if err != nil {
 		*fails++
 		if ctx.Err() == nil {
@@ -77,24 +131,42 @@ func (s *stream) connection(ctx context.Context, fails *int) error {
 	}
 	defer c.Close()
 	s.o.opened(c)
+
+	err = s.read(c)
+	*fails++
+	if s.any {
+		*fails = 0
+	}
+	if ctx.Err() == nil || err == errDone {
+		s.o.closed(err)
+	}
+	return err
+}
+
+// read reads a connection to its end, or to the stream's last event.
+func (s *stream) read(c *conn) (err error) {
 	s.p.start()
 	s.any = false
-	for err == nil {
+	s.done = false
+	for err == nil && !s.done {
 		if s.silence > 0 {
 			c.SetReadDeadline(time.Now().Add(s.silence))
 		}
 		err = c.read(s.feed)
 	}
+	if s.done {
+		return errDone
+	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = fmt.Errorf("silent for %v", s.silence)
-	}
-	if *fails++; s.any {
-		*fails = 0
-	}
-	if ctx.Err() == nil {
-		s.o.closed(err)
+		return fmt.Errorf("silent for %v", s.silence)
 	}
 	return err
+}
+
+func (s *stream) tell(kind, format string, args ...any) {
+	if s.trace != nil {
+		s.trace(kind, format, args...)
+	}
 }
 
 // id gives the id to come back with. A stream that has to come back sends none that servers
@@ -113,50 +185,70 @@ func (s *stream) feed(b []byte, at time.Time) {
 	s.p.feed(b)
 }
 
-func (s *stream) event(ev *event)       { s.any = true; s.o.event(ev, s.at) }
-func (s *stream) comment(text []byte)   { s.o.comment(text, s.at) }
-func (s *stream) retry(d time.Duration) { s.retryIn = d }
-func (s *stream) dropped()              { s.o.dropped() }
+// event passes an event on. What follows the last one is of no interest.
+func (s *stream) event(ev *event) {
+	if s.done {
+		return
+	}
+	s.any = true
+	s.events++
+	s.done = s.ending.isLast(ev, s.events)
+	s.o.event(ev, s.at)
+}
+
+func (s *stream) comment(text []byte) {
+	if !s.done {
+		s.o.comment(text, s.at)
+	}
+}
+
+func (s *stream) retry(d time.Duration) {
+	s.tell("retry", "%v", d)
+	s.retryIn = d
+}
+
+func (s *stream) dropped() { s.o.dropped() }
 
 // wait gives the time until the next attempt: as browsers do the same each time; or at least half a
 // second, doubled with each failure in a row up to maxBackoff, and up to half as much again, drawn
 // at random.
 func (s *stream) wait(fails int) time.Duration {
 	if !s.backoff {
-		return s.retryIn
+		return max(s.retryIn, minRetry)
 	}
-	d := max(s.retryIn, minBackoff)
-	if fails > 0 {
-		d = max(d, defaultRetry)
-	}
-	return backoff(d, maxBackoff, fails)
+	return backoff(max(s.retryIn, minBackoff), maxBackoff, fails)
 }
 
-// hold opens the stream and reads n bytes a second of it, or nothing. It does not come back.
+// hold opens the stream, and reads n bytes a second after the response head, or nothing. It does
+// not come back.
 func (s *stream) hold(ctx context.Context, n int) {
-	c := &conn{start: time.Now()}
-	err := c.dial(ctx, s.t, s.t.url, holdBuffer)
-	if err == nil {
-		if _, err = io.WriteString(c, s.t.head(s.t.url, nil)); err != nil {
-			c.Close()
-		}
-	}
+	c, err := s.t.open(ctx, attempt{unread: true, trace: s.trace})
 	if err != nil {
-		s.o.failed(fmt.Errorf("opening a stream that is not read: %w", plain(err)))
+		if ctx.Err() == nil {
+			s.o.failed(err)
+		}
 		return
 	}
 	defer c.Close()
 	s.o.opened(c)
+
 	if n == 0 {
 		err = c.lastLook(ctx)
 	} else {
-		for buf := make([]byte, n); err == nil && sleep(ctx, time.Second); {
-			_, err = c.Read(buf)
-		}
+		err = c.readSlowly(ctx, n)
 	}
 	if err != nil && (n == 0 || ctx.Err() == nil) {
 		s.o.closed(err)
 	}
+}
+
+// readSlowly reads n bytes a second until ctx or the connection ends.
+func (c *conn) readSlowly(ctx context.Context, n int) (err error) {
+	buf := make([]byte, n)
+	for err == nil && sleep(ctx, time.Second) {
+		_, err = c.Read(buf)
+	}
+	return err
 }
 
 // lastLook waits for the end of ctx and then reads what is there, to see whether the server has

@@ -170,7 +170,7 @@ func TestStreamDeliversEachGzipFlush(t *testing.T) {
 	})
 	r := &watcher{each: func(id string) { got <- id }}
 	s := newStream(&target{url: mustURL(t, url), gzip: true}, r)
-	s.once = true
+	s.ending.once = true
 	s.keepOpen(context.Background())
 }
 
@@ -192,7 +192,7 @@ func TestStreamRetriesWhereBrowserGivesUp(t *testing.T) {
 			"text/html"),
 		`answered with Content-Type "text/event-streams", `: answer(200, "Content-Type",
 			"text/event-streams"),
-		"following redirects: more than 5": answer(307, "Location", "/again"),
+		"following redirects: more than 20": answer(307, "Location", "/again"),
 	} {
 		want, f := want, f
 		t.Run(want, func(t *testing.T) {
@@ -316,12 +316,15 @@ func TestStreamSendsTokenAndHeaders(t *testing.T) {
 	client(t, "-url", url, "-once", "-token-file", file, "-header", "X-A: b: c")
 }
 
+const streamHead = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+
 // A stalled stream is opened and never read, so a server can fill it; a slow one is read a little.
 func TestStalledStreamIsNotRead(t *testing.T) {
 	t.Parallel()
 	blocked := make(chan bool, 1)
 	url := rawServe(t, func(c *net.TCPConn) {
 		c.SetWriteBuffer(4096)
+		io.WriteString(c, streamHead)
 		c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
 		_, err := c.Write(make([]byte, 16<<20))
 		blocked <- err != nil
@@ -340,7 +343,7 @@ func TestStalledStreamIsNotRead(t *testing.T) {
 func TestSlowStreamIsReadALittle(t *testing.T) {
 	t.Parallel()
 	url := rawServe(t, func(c *net.TCPConn) {
-		io.WriteString(c, "1234") // a second's worth, so the end is seen after two
+		io.WriteString(c, streamHead+"1234") // a second's worth, so the end is seen after two
 		c.Close()
 	})
 	if s := clientJSON(t, 0, "-url", url, "-slow", "1"); s.UnreadEnded != 1 || s.Events != 0 {
@@ -470,7 +473,7 @@ func (w *watcher) comment(text []byte, at time.Time) { w.recorder.comment(text) 
 func watchOnce(tg *target) (string, error) {
 	w := new(watcher)
 	s := newStream(tg, w)
-	s.once = true
+	s.ending.once = true
 	s.keepOpen(context.Background())
 	return w.String(), w.err
 }

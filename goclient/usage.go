@@ -9,6 +9,12 @@ import (
 	"strings"
 )
 
+// clockTick is the step in which Linux counts CPU time, in seconds. It is the same everywhere.
+const clockTick = 0.01
+
+// fewStreams is how many streams at least make a stream's share of the memory worth a number.
+const fewStreams = 1000
+
 // usage is what a process and its children hold and have used so far.
 type usage struct {
 	rss int64   // bytes
@@ -32,7 +38,7 @@ func processUsage(pid int) (u usage, ok bool) {
 		user, _ := strconv.ParseFloat(cpu[11], 64)
 		system, _ := strconv.ParseFloat(cpu[12], 64)
 		u.rss += pages * int64(os.Getpagesize())
-		u.cpu += (user + system) / 100 // Linux counts in 1/100 s everywhere
+		u.cpu += (user + system) * clockTick
 		tasks, _ := os.ReadDir(dir + "/task")
 		for _, task := range tasks {
 			children, _ := os.ReadFile(dir + "/task/" + task.Name() + "/children")
@@ -75,12 +81,18 @@ func (s *summary) use(pid int, start, settled, end moment) {
 		s.RSSAfter = per(float64(settled.server.rss), 1<<20)
 		s.RSSPerStream = per(float64(settled.server.rss-start.server.rss), 1024*n)
 		s.ConnectCPU = per((settled.server.cpu-start.server.cpu)*1e6, n)
+		s.ConnectStep = per(clockTick*1e6, n)
+	}
+	if s.OpenedOnce < fewStreams && (pid != 0 || s.Streams >= 100) {
+		s.Notes = append(s.Notes, fmt.Sprintf("memory: with under %d streams, what else a process "+
+			"needs hides what a stream needs", fewStreams))
 	}
 	events := float64(end.events - settled.events)
 	if events <= 0 {
 		return
 	}
 	s.BytesPer = per(float64(end.bytes-settled.bytes), events)
+	s.CPUStep = per(clockTick*1e6, events)
 	s.ClientCPU = per((end.client.cpu-settled.client.cpu)*1e6, events)
 	if pid != 0 {
 		s.DeliveryCPU = per((end.server.cpu-settled.server.cpu)*1e6, events)

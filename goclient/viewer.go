@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -22,11 +24,15 @@ type viewer struct {
 	m      *meter
 	n      int       // of the stream, from 0
 	unread bool      // stalled or slow: opened, but not parsed
+	ending ending    // when the stream is over
 	debug  io.Writer // where each event is printed, or nil
 
 	state       int
-	err         error // of the last attempt
-	start       time.Time
+	err         error     // of the last attempt
+	start       time.Time // of the first connection
+	begun       time.Time // when the request was sent that this connection belongs to
+	isOver      bool      // the stream has ended well: the next connection is a new request
+	emptyCloses int       // in a row
 	since       time.Time // when the connection's head had come; what follows is as of then
 	seen        time.Time // the last event or comment
 	lastEvent   time.Time // of this connection
@@ -52,21 +58,26 @@ func (v *viewer) triedLocked() {
 
 // opened is the begin of a connection: what was measured on the last one does not go on.
 func (v *viewer) opened(c *conn) {
-	v.printf("open", "after %v", c.head.Round(time.Microsecond))
 	m := v.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v.triedLocked()
-	if v.start.IsZero() {
+	isFirst := v.start.IsZero()
+	if isFirst || v.isOver {
+		v.begun = c.start
+		v.anyEvent = false
+	}
+	if isFirst {
 		v.start = c.start
 		m.total.OpenedOnce++
 		m.connect.add(c.connect)
 		if c.head > 0 {
 			m.head.add(c.head)
 		}
-	} else {
+	} else if !v.isOver {
 		m.total.Reconnects++
 	}
+	v.isOver = false
 	m.total.Open++
 	if v.unread {
 		m.total.UnreadOpen++
@@ -103,7 +114,7 @@ func (v *viewer) failed(err error) {
 
 // closed is no error: a server may end a stream, and the client comes back.
 func (v *viewer) closed(err error) {
-	v.printf("close", "%v", err)
+	v.printf("close", "%s", endText(err))
 	m := v.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -114,11 +125,80 @@ func (v *viewer) closed(err error) {
 		m.total.UnreadEnded++
 		return
 	}
-	v.silenceLocked(time.Now())
+	now := time.Now()
+	v.silenceLocked(now)
+	if err == errDone {
+		v.endWellLocked(now)
+		return
+	}
 	m.total.Closes++
 	if err != io.EOF {
 		m.total.Cut++
 	}
+	v.judgeCloseLocked(err, now)
+}
+
+// judgeCloseLocked says whether the server should have closed the connection in this way.
+func (v *viewer) judgeCloseLocked(err error, now time.Time) {
+	if v.lastEvent.IsZero() {
+		v.emptyCloses++
+	}
+	m, text := v.m, endText(err)
+
+	switch {
+	case isUnreadable(err):
+		m.complainLocked(wrongUnreadable, "stream %d: %s", v.n, text)
+	case v.ending.until != "":
+		m.complainLocked(wrongUntil, "stream %d: %s", v.n, text)
+	case v.ending.asked && err != io.EOF:
+		m.complainLocked(wrongCut, "stream %d: %s", v.n, text)
+	case v.emptyCloses == maxEmptyCloses:
+		m.complainLocked(wrongEmpty, "stream %d: %s", v.n, text)
+	case v.ending.asked:
+		v.endWellLocked(now)
+	}
+}
+
+// endWellLocked notes that the stream brought all that it was to bring.
+func (v *viewer) endWellLocked(now time.Time) {
+	v.isOver = true
+	v.m.total.EndedWell++
+	v.m.durations.add(now.Sub(v.begun))
+}
+
+// unfinishedLocked is for a stream that is open when the run ends.
+func (v *viewer) unfinishedLocked() {
+	switch {
+	case v.unread || v.ending.repeat:
+	case v.ending.until != "":
+		v.m.complainLocked(wrongUntil, "stream %d: the run ended before", v.n)
+	case v.ending.events > 0:
+		v.m.complainLocked(wrongEvents, "stream %d: the run ended before", v.n)
+	}
+}
+
+// isUnreadable says whether the body was not what its head said, such as gzip.
+func isUnreadable(err error) bool {
+	var network net.Error
+	var number syscall.Errno
+	switch {
+	case err == nil, err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
+		return false
+	case errors.As(err, &network), errors.As(err, &number), errors.Is(err, net.ErrClosed):
+		return false
+	}
+	return true
+}
+
+// endText says how a connection ended.
+func endText(err error) string {
+	switch {
+	case err == io.EOF:
+		return "ended by the server"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "cut off within the response"
+	}
+	return plain(err).Error()
 }
 
 // silenceLocked says that the stream was silent until at, if that was too long.
@@ -143,16 +223,20 @@ func (v *viewer) event(ev *event, at time.Time) {
 		v.printEvent(ev, at)
 	}
 	m := v.m
-	kind, about := m.check.data(ev, !v.anyEvent)
+	kind, about := "", ""
+	if !v.ending.isUntil(ev) {
+		kind, about = m.check.data(ev, !v.anyEvent)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.total.Events++
+	v.emptyCloses = 0
 	if kind != "" {
 		m.complainLocked(kind, "stream %d, id %q: %.100q %s", v.n, ev.id, ev.data, about)
 	}
 	if !v.anyEvent {
 		v.anyEvent = true
-		m.first.add(at.Sub(v.start))
+		m.first.add(at.Sub(v.begun))
 	}
 	if !v.lastEvent.IsZero() {
 		m.gaps.add(at.Sub(v.lastEvent))
@@ -199,18 +283,19 @@ func (v *viewer) comment(text []byte, at time.Time) {
 }
 
 func (v *viewer) dropped() {
-	v.printf("dropped", "an event over 1 MiB")
+	v.printf("dropped", "an event over -max-event-bytes")
 	v.m.mu.Lock()
 	defer v.m.mu.Unlock()
 	v.m.complainLocked(wrongSize, "stream %d", v.n)
 }
 
+// printEvent begins with the same word for all events: a name could be that of another line.
 func (v *viewer) printEvent(ev *event, at time.Time) {
-	kind := "event"
+	text := "id=" + printable(ev.id)
 	if len(ev.name) > 0 {
-		kind = printable(ev.name)
+		text += " name=" + printable(ev.name)
 	}
-	v.printLine(at, kind, fmt.Sprintf("id=%s data=%s", printable(ev.id), printable(ev.data)))
+	v.printLine(at, "event", text+" data="+printable(ev.data))
 }
 
 func (v *viewer) printf(kind, format string, args ...any) {

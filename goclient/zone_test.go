@@ -126,7 +126,7 @@ func testLinkLocal(t *testing.T) {
 		case "/away":
 			http.Redirect(w, r, "http://"+r.Host+"/stream", http.StatusTemporaryRedirect)
 		case "/stream":
-			begin(w, "id: 1\ndata: {}\n\n")
+			begin(w, "id: 1\ndata: 1\n\n")
 			<-r.Context().Done()
 		}
 	}))
