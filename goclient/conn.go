@@ -189,6 +189,9 @@ func (c *conn) tell(a attempt) {
 	}
 	status := printable([]byte(c.resp.Proto + " " + c.resp.Status))
 	a.trace("answer", "%s after %v", status, c.head.Round(time.Microsecond))
+	for _, coding := range c.resp.TransferEncoding { // net/http takes it out of the header
+		a.trace("header", "Transfer-Encoding: %s", coding)
+	}
 	for _, name := range sortedKeys(c.resp.Header) {
 		for _, value := range c.resp.Header[name] {
 			if name == "Location" {
@@ -317,7 +320,7 @@ func (c *conn) check() (err error) {
 	case code == http.StatusNoContent:
 		return errNoContent
 	case code != http.StatusOK:
-		return answerError("answered " + c.resp.Status)
+		return answerError("answered " + printable([]byte(strings.TrimSpace(c.resp.Status))))
 	}
 	ct := c.resp.Header.Get("Content-Type")
 	if t, _, _ := mime.ParseMediaType(ct); t != "text/event-stream" {
@@ -342,7 +345,11 @@ type lateGzip struct {
 
 func (g *lateGzip) Read(p []byte) (n int, err error) {
 	if g.z == nil {
-		if g.z, err = gzip.NewReader(g.r); err != nil {
+		g.z, err = gzip.NewReader(g.r)
+		if err == io.ErrUnexpectedEOF { // a server sends these ten bytes at once, or others
+			err = gzip.ErrHeader
+		}
+		if err != nil {
 			return 0, err
 		}
 	}

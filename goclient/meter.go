@@ -131,7 +131,7 @@ func (m *meter) finish(viewers []*viewer, now time.Time) {
 	for _, v := range viewers {
 		switch v.state {
 		case untried:
-			m.complainLocked(wrongUnopened, "stream %d", v.n)
+			m.complainLocked(wrongUnopened, "stream %d: no answer before the end of the run", v.n)
 		case open:
 			v.silenceLocked(now)
 			v.unfinishedLocked()

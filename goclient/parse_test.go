@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -63,8 +62,13 @@ func TestParserFollowsStandard(t *testing.T) {
 			`event("","","d")`, ""},
 		{"colons in data", "data: a:b: c\n\n", `event("","","a:b: c")`, ""},
 		{"empty lines", "\n\n\r\r\n\n", ``, ""},
-		{"data of exactly the limit", "data: " + strings.Repeat("x", 58) + "\n\n",
-			`event("","","` + strings.Repeat("x", 58) + `")`, ""},
+		{"data of exactly the limit", "data: " + strings.Repeat("x", 64) + "\n\n",
+			`event("","","` + strings.Repeat("x", 64) + `")`, ""},
+		{"data of a byte more", "data: " + strings.Repeat("x", 65) + "\n\ndata: b\n\n",
+			`dropped event("","","b")`, ""},
+		{"lines of exactly the limit", "data: " + strings.Repeat("x", 31) + "\ndata: " +
+			strings.Repeat("y", 32) + "\n\n", `event("","","` + strings.Repeat("x", 31) + `\n` +
+			strings.Repeat("y", 32) + `")`, ""},
 		{"a line over the limit", "id: 3\ndata: " + strings.Repeat("x", 80) + "\n\ndata: b\n\n",
 			`dropped event("","3","b")`, "3"},
 		{"an event over the limit", "data: " + strings.Repeat("x", 40) + "\ndata: " +
@@ -170,25 +174,3 @@ func (discard) event(*event)        {}
 func (discard) comment([]byte)      {}
 func (discard) retry(time.Duration) {}
 func (discard) dropped()            {}
-
-func TestHistogramGivesQuantiles(t *testing.T) {
-	var h histogram
-	for i := 1; i <= 1000; i++ {
-		h.add(time.Duration(i) * time.Millisecond)
-	}
-	near := func(got, want float64) bool { return got > want*.98 && got < want*1.02 }
-	if q := h.ms(); !near(q.P50, 500) || !near(q.P99, 990) || q.Max != 1000 {
-		t.Errorf("got %+v, want 500, 990 and 1000", *q)
-	}
-	for _, d := range []time.Duration{0, 1, 127, 128, 129, 1<<63 - 1, -5} {
-		one := histogram{}
-		one.add(d)
-		want := max(d, 0)
-		if got := one.quantile(.5); got > want || float64(got) < float64(want)*.98 {
-			t.Errorf("of %d alone: got %d", d, got)
-		}
-	}
-	if got := new(histogram).ms(); !reflect.DeepEqual(got, (*quantiles)(nil)) {
-		t.Errorf("of nothing: got %v", got)
-	}
-}

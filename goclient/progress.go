@@ -49,9 +49,8 @@ const eraseLine = "\r\x1b[K"
 
 // progressText begins with what matters most: a narrow terminal shows the begin only.
 func progressText(elapsed time.Duration, t *totals, rate float64) string {
-	return fmt.Sprintf("%v: %d streams open, %d events, %.0f events a second, %d errors, "+
-		"%d heartbeats", elapsed.Truncate(time.Second), t.Open, t.Events, rate, t.Errors,
-		t.Heartbeats)
+	return fmt.Sprintf("%v: %d streams open, %d events (%.0f/s), %d errors, %d heartbeats",
+		elapsed.Truncate(time.Second), t.Open, t.Events, rate, t.Errors, t.Heartbeats)
 }
 
 // cut gives the first n characters of a text without wide ones.

@@ -16,8 +16,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
+	"unsafe"
 )
 
 const goodSnapshot = `{"system_status":{},"metrics":{},"activities":[],"timestamp":"15:04:05"}`
@@ -41,6 +45,11 @@ func TestFlagsBadUsageExits2WithOneLine(t *testing.T) {
 		{"-url", "http://y/", "-forward", "http://x/", "-forward-method", "GET"},
 		{"-url", "http://y/", "-forward", ""}, {"-url", "http://y/", "-forward-method", "POST"},
 		{"-forward", "http://x/"},
+		{"http://a/", "http://b/"}, {"-url", "http://a/", "http://b/"}, {"http://a/", "-nonsense"},
+		{"-X", "P T"}, {"-X", ""}, {"-X", "HEAD"}, {"-d", "@/nowhere"}, {"-until", ""},
+		{"-events", "-1"}, {"-repeat"}, {"-max-event-bytes", "0"}, {"-cacert", "/nowhere"},
+		{"-d", "x", "-doctor"}, {"-until", "x", "-url", "http://y/", "-forward", "http://x/"},
+		{"-event", "x"}, {"-url", "http://y/", "-forward", "http://x/", "-event", ""},
 		{"-doctor", "-clients", "2"}, {"-doctor", "-direct", "x"}, {"-pid", "999999999"},
 	} {
 		code, out, errs := client(t, args...)
@@ -56,19 +65,83 @@ func TestHelpNamesFlagsAndJSONKeys(t *testing.T) {
 	if code != 0 {
 		t.Errorf("exit status %d", code)
 	}
-	source, err := os.ReadFile("report.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range regexp.MustCompile(`json:"(\w+)`).FindAllSubmatch(source, -1) {
-		if !strings.Contains(help, string(m[1])) {
-			t.Errorf("-h does not explain %s", m[1])
+	for _, file := range []string{"report.go", "meter.go", "histogram.go", "forward.go"} {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`json:"(\w+)`).FindAllSubmatch(source, -1) {
+			if !strings.Contains(help, string(m[1])) {
+				t.Errorf("-h does not explain %s", m[1])
+			}
 		}
 	}
+
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	new(options).define(f)
+	f.VisitAll(func(defined *flag.Flag) {
+		line := regexp.MustCompile(`(?m)^  (URL, |-h, |-d BODY, |)-` + defined.Name + `\b.*(\n {10}.*)*`)
+		text := line.FindString(help)
+		if text == "" {
+			t.Errorf("-h does not explain -%s", defined.Name)
+		}
+		hasDefault := defined.DefValue != "" && defined.DefValue != "0" && defined.DefValue != "false"
+		if hasDefault && !strings.Contains(text, shortDuration(defined.DefValue)) {
+			t.Errorf("-h does not say that -%s is %s by default: %s", defined.Name,
+				defined.DefValue, text)
+		}
+	})
+}
+
+// shortDuration gives 0s as 0.
+func shortDuration(s string) string {
+	if s == "0s" {
+		return "0"
+	}
+	return s
+}
+
+// Each task has an example, and its flags are read.
+func TestHelpFitsTerminalAndHasExamples(t *testing.T) {
+	_, help, _ := client(t, "-h")
 	for _, line := range strings.Split(help, "\n") {
-		if len(line) > 100 {
-			t.Errorf("over 100 columns: %s", line)
+		if utf8.RuneCountInString(line) > 80 {
+			t.Errorf("over 80 columns: %s", line)
 		}
+	}
+
+	example := regexp.MustCompile(`(?m)^([A-Z][A-Z ]+)\n    sse-client ((?:.*\\\n)*.*)$`)
+	question := writeFile(t, "{}")
+	tasks := 0
+	for _, m := range example.FindAllStringSubmatch(help, -1) {
+		tasks++
+		line := strings.NewReplacer("\\\n", " ", "'", "", " URL", "", "@question.json",
+			"@"+question).Replace(m[2])
+		if _, err := parseFlags(strings.Fields(line), io.Discard); err != nil {
+			t.Errorf("%s: %s: %v", m[1], line, err)
+		}
+	}
+	if tasks != 7 {
+		t.Errorf("%d tasks have an example", tasks)
+	}
+}
+
+func TestFlagsStandBeforeAndAfterURL(t *testing.T) {
+	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		begin(w, "data: a\n\n")
+	})
+	for _, args := range [][]string{
+		{"-once", "-clients", "2", url},
+		{url, "-once", "-clients", "2"},
+		{"-once", url, "-clients", "2"},
+		{"-once", "-clients", "2", "-url", url},
+	} {
+		if s := clientJSON(t, 0, args...); s.Events != 2 || s.URL != url {
+			t.Errorf("%q: got %d events of %s", args, s.Events, s.URL)
+		}
+	}
+	if _, err := parseFlags([]string{url, "-forward", url}, io.Discard); err != nil {
+		t.Errorf("-forward with the URL as an argument: %v", err)
 	}
 }
 
@@ -183,12 +256,87 @@ func TestProgressIsPlainWithoutTerminal(t *testing.T) {
 	}
 	close(done)
 	<-finished
-	want := "0s: 3 streams open, 40 events, 4000 events a second, 6 errors, 5 heartbeats\n"
+	want := "0s: 3 streams open, 40 events (4000/s), 6 errors, 5 heartbeats\n"
 	if line, rest, _ := strings.Cut(r.String(), "\n"); line+"\n" != want ||
 		strings.Contains(rest, "\r") {
 		t.Errorf("got %q, want %q", r.String(), want)
 	}
 }
+
+func TestProgressNeverWraps(t *testing.T) {
+	t.Parallel()
+	text := progressText(95*time.Second, &totals{Open: 10000, Events: 1 << 60}, 1e6)
+	if !strings.HasPrefix(text, "1m35s: 10000 streams open") {
+		t.Errorf("got %s", text)
+	}
+	for _, width := range []int{200, 80, 20, 1, 0} {
+		master, slave := openTerminal(t, width)
+		m := newMeter(newChecker("auto"), 0, 1)
+		m.total = totals{Open: 10000, Events: 1 << 60, Heartbeats: 1 << 60}
+		done := make(chan struct{})
+		finished := make(chan struct{})
+		go func() {
+			defer close(finished)
+			m.progress(slave, time.Hour, done)
+		}()
+
+		var out []byte
+		buf := make([]byte, 4096)
+		for bytes.Count(out, []byte(eraseLine)) < 3 {
+			n, err := master.Read(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, buf[:n]...)
+		}
+		close(done)
+		<-finished
+
+		if width == 0 { // not known
+			width = 80
+		}
+		for _, line := range strings.Split(string(out), eraseLine) {
+			if len(line) >= width || strings.Contains(line, "\n") {
+				t.Errorf("%d columns: %d are written: %q", width, len(line), line)
+			}
+		}
+	}
+}
+
+// openTerminal opens a terminal so many columns wide.
+func openTerminal(t *testing.T, columns int) (master, slave *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("there are no terminals here: ", err)
+	}
+	t.Cleanup(func() { master.Close() })
+	var number, locked int32
+	size := [4]uint16{24, uint16(columns)}
+	for request, to := range map[uintptr]unsafe.Pointer{
+		ioctlUnlock: unsafe.Pointer(&locked),
+		ioctlNumber: unsafe.Pointer(&number),
+		ioctlSize:   unsafe.Pointer(&size),
+	} {
+		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, master.Fd(), request, uintptr(to))
+		if errno != 0 {
+			t.Skip("there are no terminals like those of Linux here: ", errno)
+		}
+	}
+	slave, err = os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("the terminal cannot be opened: ", err)
+	}
+	t.Cleanup(func() { slave.Close() })
+	return master, slave
+}
+
+// Requests of Linux, ioctl_tty(2).
+const (
+	ioctlUnlock = 0x40045431 // TIOCSPTLCK
+	ioctlNumber = 0x80045430 // TIOCGPTN
+	ioctlSize   = 0x5414     // TIOCSWINSZ
+)
 
 // The spread of an event counts the streams that were open when it appeared, and no others.
 func TestSpreadCountsOpenStreamsOnly(t *testing.T) {
@@ -251,6 +399,72 @@ func TestPublishMeasuresEachStream(t *testing.T) {
 	if got, want := h.requests(), strings.Repeat("POST the body 1 application/json\n",
 		4); got != want {
 		t.Errorf("the server got\n%s", got)
+	}
+}
+
+// Without the publishes that a frozen server delays, it would look well most of the time.
+func TestPublishCountsWhatFrozenServerDelays(t *testing.T) {
+	t.Parallel()
+	h := newHub(t)
+	const frozen = 500 * time.Millisecond
+	var requests atomic.Int32
+	trigger := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) == 10 {
+			time.Sleep(frozen)
+		}
+		h.send()
+	})
+	s := clientJSON(t, 0, "-url", h.url, "-publish", trigger, "-rounds", "50", "-gap", "20ms")
+	if *s.Late < 15 {
+		t.Errorf("%d of 50 publishes came late, want about 25: 500 ms are 25 gaps", *s.Late)
+	}
+	if least := millis(frozen * 3 / 10); s.Delivery.P90 < least {
+		t.Errorf("got %+v, want 100 ms and more in a tenth of all, or more", *s.Delivery)
+	}
+	if s.Delivery.Max < millis(frozen) || s.Last.P90 < s.Delivery.P90 {
+		t.Errorf("got %+v and, for the last stream, %+v", *s.Delivery, *s.Last)
+	}
+}
+
+func TestPublishMeasuresFromWhenItWasDue(t *testing.T) {
+	m := newMeter(newChecker("none"), 0, 1)
+	v := &viewer{m: m}
+	v.opened(&conn{})
+	for i := 0; i < 2; i++ {
+		due := time.Now().Add(-time.Second)
+		m.beginRound(due, i == 1)
+		v.event(&event{data: []byte("a")}, due.Add(1500*time.Millisecond))
+		m.endRound(nil)
+	}
+	if p := &m.published; p.delivery.max != 1500*time.Millisecond || p.late != 1 || p.delivery.n != 2 {
+		t.Errorf("%d deliveries, %v at most, %d late", p.delivery.n, p.delivery.max, p.late)
+	}
+}
+
+func TestSummaryShowsHowFineItsNumbersAre(t *testing.T) {
+	moments := func(streams int) *summary {
+		s := &summary{Streams: streams, Wrong: []*finding{}}
+		s.OpenedOnce = streams
+		start := moment{client: usage{rss: 1 << 20}, server: usage{rss: 1 << 20}}
+		settled := moment{client: usage{rss: 2 << 20}, server: usage{rss: 9 << 20, cpu: 1}}
+		end := moment{client: usage{cpu: 1}, server: usage{cpu: 3}, events: 4000, bytes: 8000}
+		s.use(1, start, settled, end)
+		return s
+	}
+	s := moments(500)
+	if *s.CPUStep != 2.5 || *s.ConnectStep != 20 { // a tick is 10 ms
+		t.Errorf("steps of %v µs a delivery and %v µs a stream", *s.CPUStep, *s.ConnectStep)
+	}
+	var out bytes.Buffer
+	s.write(&out)
+	for _, want := range []string{"500.00 µs CPU a delivery, in steps of 2.50", "in steps of 20.0",
+		"note          memory: with under 1000 streams"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, out.String())
+		}
+	}
+	if notes := moments(1000).Notes; len(notes) != 0 {
+		t.Errorf("with 1,000 streams: %q", notes)
 	}
 }
 

@@ -66,6 +66,8 @@ func (v *viewer) opened(c *conn) {
 	if isFirst || v.isOver {
 		v.begun = c.start
 		v.anyEvent = false
+		v.lastEvent = time.Time{}
+		v.lost = time.Time{}
 	}
 	if isFirst {
 		v.start = c.start
@@ -291,11 +293,14 @@ func (v *viewer) dropped() {
 
 // printEvent begins with the same word for all events: a name could be that of another line.
 func (v *viewer) printEvent(ev *event, at time.Time) {
-	text := "id=" + printable(ev.id)
-	if len(ev.name) > 0 {
-		text += " name=" + printable(ev.name)
+	text := ""
+	if len(ev.id) > 0 {
+		text += "id=" + word(ev.id) + " "
 	}
-	v.printLine(at, "event", text+" data="+printable(ev.data))
+	if len(ev.name) > 0 {
+		text += "name=" + word(ev.name) + " "
+	}
+	v.printLine(at, "event", text+"data="+printable(ev.data))
 }
 
 func (v *viewer) printf(kind, format string, args ...any) {
@@ -306,6 +311,14 @@ func (v *viewer) printf(kind, format string, args ...any) {
 
 func (v *viewer) printLine(at time.Time, kind, text string) {
 	fmt.Fprintf(v.debug, "%s %-9s %s\n", at.Format("15:04:05.000"), kind, text)
+}
+
+// word gives b so that it cannot be taken for more than one word.
+func word(b []byte) string {
+	if bytes.ContainsAny(b, " \"") {
+		return strconv.Quote(string(b))
+	}
+	return printable(b)
 }
 
 // printable gives b as it is, or quoted if it would do something to a terminal.
