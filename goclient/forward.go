@@ -26,7 +26,7 @@ func runForward(ctx context.Context, o *options, stdout, stderr io.Writer) int {
 	f.name = o.event
 	f.fresh.unknown = 2 * o.heartbeat
 	o.target.dialTimeout = forwardDialTimeout
-	o.target.keepAlive = forwardKeepAlive
+	o.target.probes = true
 	s := newStream(o.target, f)
 	s.ending.once, s.backoff, s.silence = o.once, true, 2*o.heartbeat
 	s.p.limit = o.maxEventBytes
@@ -65,11 +65,8 @@ const (
 	maxPause = 2 * time.Second
 	newsTime = 3 * time.Second // an event need not be repeated for so long
 
-	// The stream is back within five seconds of its upstream's return. A dial that began before does
-	// not take longer than the first, and TCP notices after the second that the upstream has
-	// forgotten the connection.
+	// A dial that began before its upstream's return delays the stream for so long at most.
 	forwardDialTimeout = 3 * time.Second
-	forwardKeepAlive   = time.Second
 )
 
 // A forwarder sends the data of one stream's events to an edge. It is the observer of that stream.
@@ -370,10 +367,6 @@ func (f *forwarder) opened(*conn) {
 }
 
 func (f *forwarder) closed(err error) {
-	if err == io.EOF {
-		err = errors.New("ended by the server")
-	}
-
 	f.mu.Lock()
 	defer f.mu.Unlock()
 
@@ -381,7 +374,7 @@ func (f *forwarder) closed(err error) {
 	f.isCurrent = false
 	f.fresh.connectionLost(time.Now())
 	f.scheduleLocked()
-	f.streaming.bad("stream closed, coming back", err)
+	f.streaming.bad("stream closed, coming back", errors.New(endText(err)))
 }
 
 func (f *forwarder) failed(err error) {

@@ -163,6 +163,17 @@ func (s *stream) read(c *conn) (err error) {
 	return err
 }
 
+// endText says how a connection ended.
+func endText(err error) string {
+	switch {
+	case err == io.EOF:
+		return "ended by the server"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "cut off within the response"
+	}
+	return plain(err).Error()
+}
+
 func (s *stream) tell(kind, format string, args ...any) {
 	if s.trace != nil {
 		s.trace(kind, format, args...)

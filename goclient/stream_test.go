@@ -340,6 +340,26 @@ func TestStalledStreamIsNotRead(t *testing.T) {
 	}
 }
 
+// What follows the response head stays in the kernel.
+func TestUnreadStreamTakesHeadOnly(t *testing.T) {
+	url := rawServe(t, func(c *net.TCPConn) {
+		io.WriteString(c, streamHead+"data: a\n\n")
+		c.Close()
+	})
+	c, err := mustTarget(t, url).open(context.Background(), attempt{unread: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if n := c.br.Buffered(); n != 0 {
+		t.Errorf("%d bytes of the body were read", n)
+	}
+	body, _ := io.ReadAll(c.Conn)
+	if string(body) != "data: a\n\n" {
+		t.Errorf("the connection has %q", body)
+	}
+}
+
 func TestSlowStreamIsReadALittle(t *testing.T) {
 	t.Parallel()
 	url := rawServe(t, func(c *net.TCPConn) {

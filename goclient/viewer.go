@@ -192,17 +192,6 @@ func isUnreadable(err error) bool {
 	return true
 }
 
-// endText says how a connection ended.
-func endText(err error) string {
-	switch {
-	case err == io.EOF:
-		return "ended by the server"
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		return "cut off within the response"
-	}
-	return plain(err).Error()
-}
-
 // silenceLocked says that the stream was silent until at, if that was too long.
 func (v *viewer) silenceLocked(at time.Time) {
 	d := at.Sub(v.seen)
