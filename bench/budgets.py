@@ -72,4 +72,4 @@ for build, path in builds:
 print()
 print("- stalled: one stream in ten is never read.")
 print("- two-cores: the server shares the second core with the client.")
-print("- Last stream reached: from the request for an event until each stream had it.")
+print("- Last stream reached: from when an event was due until each stream had it.")

@@ -137,7 +137,7 @@ func tables(rows []row, stops, load string) string {
 	fmt.Fprint(&b, `
 - First event: from the start of connecting to the first event, median of the streams.
 - Spread: from the first to the last stream, for one event.
-- Last stream reached: from the request for an event until each stream had it. The slowest event is in parentheses.
+- Last stream reached: from when an event was due until each stream had it. The slowest event is in parentheses.
 - Memory is resident memory. It does not include socket buffers, which belong to the kernel.
 - CPU is the CPU time of the whole process, divided by the number of deliveries.
 - sse-client opened 100 streams at 200 per second, 1,000 at 400, 10,000 at 2,000, and more at 1,000.
