@@ -115,6 +115,9 @@ func (t *target) open(ctx context.Context, a attempt) (*conn, error) {
 			if err == nil {
 				return c, nil
 			}
+			if t.asks() {
+				err = c.withText(err)
+			}
 			c.Close()
 			return nil, failedAt(err, r.url, hop, c)
 		}
@@ -366,6 +369,17 @@ func (c *conn) check() (err error) {
 		return answerError(fmt.Sprintf("answered with Content-Encoding %q, not asked for", enc))
 	}
 	return nil
+}
+
+// withText adds to the error what the answer says. An API explains there what is wrong.
+func (c *conn) withText(err error) error {
+	c.SetReadDeadline(time.Now().Add(time.Second))
+	text, _ := io.ReadAll(io.LimitReader(c.body, 200))
+	line := strings.Join(strings.Fields(string(text)), " ")
+	if line == "" || err == errNoContent {
+		return err
+	}
+	return answerError(err.Error() + ": " + printable([]byte(line)))
 }
 
 // A lateGzip reads the gzip header at the first read: it may come long after the response head.

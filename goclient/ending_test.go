@@ -74,6 +74,19 @@ func TestAskIsSentOnceHoweverItEnds(t *testing.T) {
 	}
 }
 
+// An API explains there what is wrong with the request.
+func TestAskShowsWhatRejectionSays(t *testing.T) {
+	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusUnauthorized)
+		io.WriteString(w, "{\n  \"error\": \"no such key\"\n}"+strings.Repeat(" ", 1000))
+	})
+	want := `answered 401 Unauthorized: { "error": "no such key" }`
+	s := clientJSON(t, 1, "-d", "{}", url)
+	if s.ErrorKinds[want] != 1 {
+		t.Errorf("got %v, want %s", s.ErrorKinds, want)
+	}
+}
+
 // A repeated request is a new one: it has no Last-Event-ID.
 func TestAskRepeatsOnlyWhenTold(t *testing.T) {
 	t.Parallel()

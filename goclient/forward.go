@@ -48,7 +48,7 @@ func runForward(ctx context.Context, o *options, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "%d events forwarded, %d failed, %d replaced by a newer one, "+
 			"%d too large\n", n.Sent, n.Failed, n.Replaced, n.Dropped)
 	}
-	return exitStatus(f.stats.failing || f.upstream == "failing")
+	return exitStatus(f.isWrong())
 }
 
 // forwarded is what -forward came to.
@@ -97,15 +97,16 @@ type forwarder struct {
 	next               chan outgoing // room for one: the newest that waits
 	sending            teller        // of sendAll
 
-	mu        sync.Mutex // guards all below, and stats.Replaced and stats.Dropped
-	newest    []byte     // data of the newest event; nil: none yet
-	newestAt  time.Time  // when it came
-	isCurrent bool       // it came on this connection, and nothing newer was dropped
-	isStale   bool       // it was sent as a stale one
-	fresh     freshness
-	timer     *time.Timer // runs markStale when fresh says so
-	upstream  string      // how the stream is: open, closed or failing
-	streaming teller
+	mu          sync.Mutex // guards all below, and stats.Replaced and stats.Dropped
+	newest      []byte     // data of the newest event; nil: none yet
+	newestAt    time.Time  // when it came
+	isCurrent   bool       // it came on this connection, and nothing newer was dropped
+	isStale     bool       // it was sent as a stale one
+	fresh       freshness
+	timer       *time.Timer // runs markStale when fresh says so
+	upstream    string      // how the stream is: open, closed or failing; empty: not yet known
+	emptyCloses int         // in a row
+	streaming   teller
 
 	stats forwarded // Sent, Failed and failing belong to sendAll
 }
@@ -226,6 +227,15 @@ func (f *forwarder) send(ctx context.Context, data []byte) error {
 	return send(&f.client, req)
 }
 
+// isWrong says whether the end of the run finds something that does not work.
+func (f *forwarder) isWrong() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	hasOpened := f.upstream == "open" || f.upstream == "closed"
+	return f.stats.failing || !hasOpened || f.emptyCloses >= maxEmptyCloses
+}
+
 // note counts, and logs when failing begins or ends.
 func (f *forwarder) note(err error) {
 	if err == nil {
@@ -271,6 +281,7 @@ func (f *forwarder) event(ev *event, now time.Time) {
 	f.newest = bytes.Clone(ev.data)
 	f.newestAt = now
 	f.isCurrent = true
+	f.emptyCloses = 0
 	f.isStale = false
 	f.fresh.came(now)
 	f.scheduleLocked()
@@ -371,6 +382,9 @@ func (f *forwarder) closed(err error) {
 	defer f.mu.Unlock()
 
 	f.upstream = "closed"
+	if !f.isCurrent {
+		f.emptyCloses++
+	}
 	f.isCurrent = false
 	f.fresh.connectionLost(time.Now())
 	f.scheduleLocked()

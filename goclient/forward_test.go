@@ -109,6 +109,37 @@ func TestForwardTakesOtherEventsForHeartbeats(t *testing.T) {
 	f.stop()
 }
 
+func TestForwardWithoutEventsIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		handle func(w http.ResponseWriter, r *http.Request)
+		want   int
+	}{
+		"no answer": {func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, 1},
+		"closed each time": {func(w http.ResponseWriter, r *http.Request) {
+			begin(w, "retry: 1\n\n")
+		}, 1},
+		"rejected": {http.NotFound, 1},
+		"an edge without a snapshot": {func(w http.ResponseWriter, r *http.Request) {
+			begin(w, ": heartbeat\n\n")
+			<-r.Context().Done()
+		}, 0},
+	} {
+		tt := tt
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			upstream := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+				tt.handle(w, r)
+			})
+			edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {})
+			code, _, errs := client(t, "-duration", "6s", "-url", upstream, "-forward", edge)
+			if code != tt.want {
+				t.Errorf("exit status %d, want %d\n%s", code, tt.want, errs)
+			}
+		})
+	}
+}
+
 // Five seconds, less those that a dial may last that began before its upstream was back.
 func TestForwardComesBackSoon(t *testing.T) {
 	s := newStream(nil, nil)

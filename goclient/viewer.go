@@ -62,6 +62,7 @@ func (v *viewer) opened(c *conn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v.triedLocked()
+
 	isFirst := v.start.IsZero()
 	if isFirst || v.isOver {
 		v.begun = c.start
@@ -80,10 +81,12 @@ func (v *viewer) opened(c *conn) {
 		m.total.Reconnects++
 	}
 	v.isOver = false
+
 	m.total.Open++
 	if v.unread {
 		m.total.UnreadOpen++
 	}
+
 	now := time.Now()
 	v.state, v.since, v.seen = open, now, now
 	if !v.lastEvent.IsZero() {
