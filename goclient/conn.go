@@ -27,7 +27,7 @@ const (
 	askedHeadTimeout = 10 * time.Minute // the same, where the server may work on a request first
 	maxRedirects     = 20               // as browsers
 	connBuffer       = 4096             // bytes: all that an idle stream holds besides its structs
-	holdBuffer       = 2048             // bytes: SO_RCVBUF of a stream that is not read, so the server notices
+	holdBuffer       = 2048             // bytes: SO_RCVBUF of a stream that is not read
 )
 
 var errNoContent = errors.New("answered 204: the server wants no reconnection")

@@ -16,9 +16,6 @@ const (
 	wrongUnreadable = "stream that cannot be read"
 )
 
-// maxEmptyCloses is how many closes in a row without an event are wrong.
-const maxEmptyCloses = 3
-
 // keepIDs is for how many of the newest ids the meter knows when the first stream got them.
 const keepIDs = 256
 

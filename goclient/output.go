@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"os"
 	"sort"
+	"strconv"
 )
 
 // version is stamped by build.sh.
@@ -40,4 +42,21 @@ func sortedKeys[V any](m map[string]V) []string {
 	}
 	sort.Strings(keys)
 	return keys
+}
+
+// word gives b so that it cannot be taken for more than one word.
+func word(b []byte) string {
+	if bytes.ContainsAny(b, " \"") {
+		return strconv.Quote(string(b))
+	}
+	return printable(b)
+}
+
+// printable gives b as it is, or quoted if it would do something to a terminal.
+func printable(b []byte) string {
+	control := func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
+	if bytes.IndexFunc(b, control) >= 0 || len(b) == 0 {
+		return strconv.Quote(string(b))
+	}
+	return string(b)
 }

@@ -21,6 +21,9 @@ const (
 	slowBytes       = 4               // a second, of a slow stream
 )
 
+// maxEmptyCloses is how many closes in a row without an event are wrong.
+const maxEmptyCloses = 3
+
 // errDone ends a stream that has brought what it was to bring.
 var errDone = errors.New("ended as -until or -events asked")
 

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"strconv"
 	"syscall"
 	"time"
 )
@@ -303,21 +301,4 @@ func (v *viewer) printf(kind, format string, args ...any) {
 
 func (v *viewer) printLine(at time.Time, kind, text string) {
 	fmt.Fprintf(v.debug, "%s %-9s %s\n", at.Format("15:04:05.000"), kind, text)
-}
-
-// word gives b so that it cannot be taken for more than one word.
-func word(b []byte) string {
-	if bytes.ContainsAny(b, " \"") {
-		return strconv.Quote(string(b))
-	}
-	return printable(b)
-}
-
-// printable gives b as it is, or quoted if it would do something to a terminal.
-func printable(b []byte) string {
-	control := func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 }
-	if bytes.IndexFunc(b, control) >= 0 || len(b) == 0 {
-		return strconv.Quote(string(b))
-	}
-	return string(b)
 }
