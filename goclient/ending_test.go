@@ -159,6 +159,14 @@ func TestUntilMissedIsWrong(t *testing.T) {
 		t.Errorf("%d requests, wrong is %s", requests.Load(), got)
 	}
 
+	none := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusNoContent)
+	})
+	s = clientJSON(t, 1, "-until", "[DONE]", none)
+	if got := problems(s); got != "1 "+wrongUntil {
+		t.Errorf("after 204: wrong is %s", got)
+	}
+
 	hanging := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		begin(w, "data: a\n\n")
 		<-r.Context().Done()

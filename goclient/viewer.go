@@ -103,6 +103,9 @@ func (v *viewer) failed(err error) {
 	if errors.Is(err, errNoContent) {
 		v.state = closed
 		m.total.EndedBy204++
+		if v.ending.until != "" {
+			m.complainLocked(wrongUntil, "stream %d: %v", v.n, err)
+		}
 		return
 	}
 	v.state, v.err = failed, err
