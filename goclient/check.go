@@ -42,8 +42,18 @@ func newChecker(mode string) *checker {
 	return &checker{mode: mode, seed: maphash.MakeSeed()}
 }
 
-// ids says whether ids are checked.
-func (k *checker) ids() bool { return k.mode != "none" }
+// ids says whether ids are checked. The standard promises no order, this server does.
+func (k *checker) ids() bool {
+	switch k.mode {
+	case "none":
+		return false
+	case "auto":
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return k.snapshots
+	}
+	return true
+}
 
 // data says what is wrong with an event's data, and with which key; kind is empty if nothing is.
 // first means that it is the first event of its stream.

@@ -1,214 +1,359 @@
 package main
 
 import (
+	"compress/gzip"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 )
 
-// settings says how each proxy is told not to do what the doctor found.
-var settings = map[string][]string{
-	"buffering": {
-		`nginx: proxy_buffering off; proxy_http_version 1.1; proxy_set_header Connection ""; in ` +
-			`the stream's location, and no proxy_ignore_headers X-Accel-Buffering`,
-		"Caddy: flush_interval -1 in reverse_proxy",
-		"HAProxy: option http-no-delay, and no filter that stores responses",
-		"the server: flush after the headers and after each event",
-	},
-	"compression": {
-		"nginx: gzip off; in the stream's location, or text/event-stream out of gzip_types",
-		"Caddy: no encode for the stream's path",
-		"HAProxy: text/event-stream out of compression type",
-		"the server: flush the compressor after each event, or do not compress the stream",
-	},
-	"timeout": {
-		"nginx: proxy_read_timeout 1h; in the stream's location",
-		"Caddy: no read_timeout in the transport, no stream_timeout in reverse_proxy",
-		"HAProxy: timeout server 1h; timeout client 1h (timeout tunnel is for WebSockets)",
-		"the server: heartbeats more often than it or the proxy gives up; no write timeout",
-	},
+// A culprit is the hop that does what the doctor found.
+type culprit int
+
+const (
+	notKnown   culprit = iota // there is no direct stream to compare with
+	proxyDoes                 // something between here and the server
+	serverDoes                // the server itself
+)
+
+// culprit tells who does what was found. directToo means that the direct stream shows it too.
+func (d *doctor) culprit(directToo bool) culprit {
+	switch {
+	case d.direct == nil:
+		return notKnown
+	case directToo:
+		return serverDoes
+	}
+	return proxyDoes
 }
 
-// change gives the settings of a kind for the hop that is to blame, or all where it is not known.
-func (d *doctor) change(kind string, directToo bool) string {
-	lines := settings[kind]
-	server := len(lines) - 1
-	if d.direct != nil && directToo {
-		return lines[server]
+// blame says who does what was found.
+func (d *doctor) blame(by culprit) string {
+	switch by {
+	case serverDoes:
+		return "the server does it: the direct stream shows it too"
+	case proxyDoes:
+		return "the proxy does it" + d.suspectNames() + ": the direct stream does not show it"
 	}
-	by := strings.ToLower(d.plain.header.Get("Server") + " " + d.plain.header.Get("Via"))
-	for _, l := range lines[:server] {
-		if name, _, _ := strings.Cut(l, ":"); strings.Contains(by, strings.ToLower(name)) {
-			return l
+	return "run again with -direct URL to see whether the proxy or the server does it"
+}
+
+// suspectNames gives the names of the products in parentheses, or nothing.
+func (d *doctor) suspectNames() string {
+	var names []string
+	for _, p := range d.suspects() {
+		names = append(names, p.name)
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(names, ", ") + ")"
+}
+
+// cure gives the settings against f, one a line, for the hop that does it.
+func (d *doctor) cure(f fault, by culprit) string {
+	server := "the server: " + serverCures[f]
+	if by == serverDoes {
+		return server
+	}
+
+	var lines []string
+	for _, p := range d.suspects() {
+		line, ok := p.cure(f)
+		if ok {
+			lines = append(lines, line)
 		}
 	}
-	if d.direct != nil {
-		lines = lines[:server]
+	if len(lines) == 0 {
+		lines = d.curesOfAll(f)
+	}
+	if by == notKnown {
+		lines = append(lines, server)
 	}
 	return strings.Join(lines, "\n")
 }
 
-// hop says who does what the doctor found.
-func (d *doctor) hop(directToo bool) string {
-	name := d.plain.header.Get("Server")
-	switch {
-	case d.direct == nil:
-		return "run again with -direct URL to see whether the proxy or the server does it"
-	case directToo:
-		return "the server does it: the direct stream shows it too"
-	case name != "":
-		return "the proxy does it (Server: " + name + "): the direct stream does not show it"
+// curesOfAll is for a fault of a product that is not known, or not of the product that is.
+func (d *doctor) curesOfAll(f fault) (lines []string) {
+	if len(d.suspects()) > 0 {
+		return []string{"what else stands between, such as a load balancer" +
+			d.suspectNames() + " has no such setting"}
 	}
-	return "the proxy does it: the direct stream does not show it"
+	for _, p := range products {
+		line, ok := p.cure(f)
+		if ok {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }
 
 // diagnose adds the findings in the order in which a person would look.
 func (d *doctor) diagnose() {
-	if d.direct != nil && len(d.direct.conns) == 0 {
-		d.wrongly("-direct", "the direct stream does not open: %v", d.direct.err)
-		d.direct, d.directZ = nil, nil
+	if d.direct != nil && !d.direct.isOpened() {
+		d.directNotOpened()
 	}
-	if len(d.plain.conns) == 0 {
+	if !d.plain.isOpened() {
 		d.notOpened()
 		return
 	}
+	d.busy()
 	d.slowStart()
 	held := d.heldBack()
+	d.compressed(held)
 	if !held {
-		d.squeezed()
 		d.lostBeats()
 	}
 	d.closes()
+	d.notReopened()
 	d.headers()
 }
 
-// notOpened is all that can be said of a stream that was never there.
-func (d *doctor) notOpened() {
-	err := d.plain.err
-	if err == nil || strings.Contains(err.Error(), "took too long") {
-		d.wrongly(d.change("buffering", false), "no headers came in %s; %s",
-			secs(d.end.Sub(d.plain.begin)), d.hop(false))
-		return
-	}
-	d.wrongly("what answers at this URL: a browser needs 200 with Content-Type text/event-stream",
-		"the stream does not open: %v; %s", err, d.hop(false))
-}
-
-// slowStart looks at the time to the headers and to the first event.
-func (d *doctor) slowStart() {
-	const slow = time.Second
-	p, q := d.plain, d.direct
-	if p.head > slow {
-		directToo := q != nil && q.head > slow
-		d.wrongly(d.change("buffering", directToo), "the headers took %s; %s", secs(p.head),
-			d.hop(directToo))
-	} else if q != nil && q.first > 0 && p.first > q.first+slow {
-		d.wrongly(d.change("buffering", false), "the first event took %s, on the direct stream %s",
-			secs(p.first), secs(q.first))
+// directNotOpened goes on without the direct stream, unless that failed as the other did.
+func (d *doctor) directNotOpened() {
+	o := d.direct.obstacle(d.end.Sub(d.direct.started))
+	d.wrongly("-direct: "+d.changeFor(o, serverDoes), "the direct stream does not open: %s", o.text)
+	if d.plain.isOpened() {
+		d.direct, d.directZ = nil, nil
 	}
 }
 
-// heldBack says whether the events came later than they could have, or in bundles.
+// busy warns where this machine delayed what it measured.
+func (d *doctor) busy() {
+	if d.usualPause > lateAfter/10 || d.longestPause > lateAfter {
+		d.advise("the load of this machine, or run sse-client on another", "this machine was "+
+			"busy: sse-client did not run for up to %s; what is late by less than %s is not seen",
+			secs(d.longestPause), secs(d.lateAfter()))
+	}
+}
+
+// lateAfter is what counts as late. A busy machine makes events late itself.
+func (d *doctor) lateAfter() time.Duration {
+	return lateAfter + 5*d.usualPause
+}
+
+func (d *doctor) judge(late []time.Duration) lateness {
+	return lateness{late: late, after: d.lateAfter()}
+}
+
+// heldBack tells whether the events came later than they could have, or in bundles.
 func (d *doctor) heldBack() bool {
-	late, by := d.plain.byClock(), "later than the quickest, by the times in their ids"
-	var directLate []time.Duration
-	if d.direct != nil {
-		directLate = d.direct.byClock()
-		late, by = d.plain.lateness(d.direct.times(), d.end), "later than on the direct stream"
+	if d.direct == nil {
+		return d.heldBackAlone()
 	}
-	bundles, bundled := d.plain.bundles()
+	late := d.judge(d.direct.byClock())
+	if late.isHeld() {
+		d.wrongly(d.cure(buffering, serverDoes), "%s later than the quickest, by the times in "+
+			"their ids; %s", late, d.blame(serverDoes))
+		return true
+	}
+
+	switch d.source() {
+	case shared:
+		return d.heldBackByMatch()
+	case own:
+		return d.heldBackByShape()
+	}
+	d.advise("nothing, if the server has sent no more; else a longer -duration",
+		"too few events came to say whether they are late: %d, on the direct stream %d",
+		len(d.plain.arrivals), len(d.direct.arrivals))
+	return false
+}
+
+// source tells whether all streams get the same events. The two direct streams tell best.
+func (d *doctor) source() relation {
+	byDirect := d.directZ.relationTo(d.direct)
+	if byDirect != unknown {
+		return byDirect
+	}
+	return d.plain.relationTo(d.direct)
+}
+
+// heldBackAlone goes by the times in the ids. Bundles alone are no fault: a server may send so.
+func (d *doctor) heldBackAlone() bool {
+	p := d.plain
+	s := p.shapeFor(d.end.Sub(p.begin))
+	late := d.judge(p.byClock())
 	switch {
-	case isLate(directLate):
-		d.wrongly(d.change("buffering", true), "%s later than the quickest, by the times in "+
-			"their ids; %s", lateText(directLate), d.hop(true))
-	case isLate(late):
-		d.wrongly(d.change("buffering", false), "%s %s%s; %s", lateText(late), by,
-			bundleText(bundles, bundled), d.hop(false))
-	case len(late) > 0:
-		d.say("events are not held back: the latest came %s %s",
-			secs(max(0, slices.Max(late))), by)
-		return false
-	case bundles > 1 && bundled*2 > len(d.plain.arrivals):
-		d.wrongly(d.change("buffering", false), "events come together%s, or the server sends them "+
-			"so; %s", bundleText(bundles, bundled), d.hop(false))
-	case len(d.plain.arrivals) < 2:
-		d.advise("nothing, if the server has sent none", "too few events came to say more")
-		return false
+	case late.isHeld():
+		d.wrongly(d.cure(buffering, notKnown), "%s later than the quickest, by the times in their "+
+			"ids%s; %s", late, bundleText(s), d.blame(notKnown))
+		return true
+	case len(late.late) > 1:
+		d.say("events are not held back: the latest came %s later than the quickest, by the "+
+			"times in their ids", secs(late.latest()))
+	case s.isBundled():
+		d.advise("nothing, if the server sends them so; else\n"+d.cure(buffering, notKnown),
+			"events come together%s, or the server sends them so; %s", bundleText(s),
+			d.blame(notKnown))
+	case len(p.arrivals) < 2:
+		d.advise("nothing, if the server has sent no more", "too few events came to say whether "+
+			"they are late")
 	default:
-		d.say("events do not come in bundles")
+		d.say("events do not come in bundles; only -direct URL can show more")
+	}
+	return false
+}
+
+// heldBackByMatch compares the time of each event with that on the direct stream.
+func (d *doctor) heldBackByMatch() bool {
+	late := d.judge(d.plain.lateness(d.direct, d.end))
+	s := d.plain.shapeFor(d.end.Sub(d.plain.begin))
+	switch {
+	case len(late.late) == 0:
+		d.advise("nothing, if the server has sent no more", "too few events came to say whether "+
+			"they are late")
 		return false
+	case !late.isHeld():
+		d.say("events are not held back: the latest came %s later than on the direct stream",
+			secs(max(0, late.latest())))
+		return false
+	case late.isConstant():
+		d.wrongly(d.cure(delay, proxyDoes), "each event comes about %s later than on the direct "+
+			"stream; %s", secs(late.half()), d.blame(proxyDoes))
+	default:
+		d.wrongly(d.cure(buffering, proxyDoes), "%s later than on the direct stream%s; %s",
+			late, bundleText(s), d.blame(proxyDoes))
 	}
 	return true
 }
 
-// squeezed says whether compression holds back events that come in time without it.
-func (d *doctor) squeezed() {
+// heldBackByShape compares numbers and gaps, as each connection has its own events.
+func (d *doctor) heldBackByShape() bool {
+	s, ref := d.shapes(d.plain, d.direct)
+	const why = "each connection has its own events, so only their number and gaps are compared: "
+	counts := fmt.Sprintf("%d came, on the direct stream %d in the same time", s.events, ref.events)
+	switch {
+	case ref.events >= enough && s.events*2 < ref.events:
+		d.wrongly(d.cure(buffering, proxyDoes), why+"%s; %s", counts, d.blame(proxyDoes))
+		return true
+	case s.events < enough || ref.events < enough:
+		d.advise("a longer -duration", why+"%s, and ten on both sides are needed", counts)
+	case s.isMoreBundledThan(ref):
+		d.wrongly(d.cure(buffering, proxyDoes), why+"%s%s; %s", counts, bundleText(s),
+			d.blame(proxyDoes))
+		return true
+	default:
+		d.say(why+"%s, with alike gaps; a constant delay cannot be seen", counts)
+	}
+	return false
+}
+
+// shapes gives the shapes of two streams in equal times from their beginnings.
+func (d *doctor) shapes(p, ref *probe) (s, refShape shape) {
+	length := min(d.end.Sub(p.conns[0].asked), d.end.Sub(ref.conns[0].asked))
+	return p.shapeFor(length), ref.shapeFor(length)
+}
+
+// compressed says whether compression holds back events that come in time without it. held
+// means that they do not.
+func (d *doctor) compressed(held bool) {
+	z := d.zipped
+	if !z.isOpened() {
+		d.gzipNotOpened()
+		return
+	}
+	if d.gzipIsNone() {
+		return
+	}
+	if z.encoding() == "" || held {
+		return
+	}
+
 	ref := d.plain
 	if d.direct != nil {
 		ref = d.direct
 	}
-	if len(d.zipped.conns) == 0 {
-		d.wrongly(d.change("compression", false), "the stream does not open when a client asks "+
-			"for gzip as browsers do: %v", d.zipped.err)
+	text, isHeld := d.heldLikeNone(z, ref)
+	if !isHeld {
+		d.say("compression (%s) does not hold events back", z.encoding())
 		return
 	}
-	late := d.zipped.lateness(ref.times(), d.end)
-	directToo := d.directZ != nil && isLate(d.directZ.lateness(ref.times(), d.end))
-	if isLate(late) {
-		d.wrongly(d.change("compression", directToo), "when a client asks for gzip as browsers "+
-			"do, %s later than without; %s", lateText(late), d.hop(directToo))
-	} else if d.zipped.encoding() != "" {
-		d.say("compression (%s) does not hold events back", d.zipped.encoding())
-	}
+	by := d.culprit(d.directIsHeld())
+	d.wrongly(d.cure(compression, by), "when a client asks for gzip as browsers do, %s; %s", text,
+		d.blame(by))
 }
 
-// closes tells a limit on silence from one on the whole response by what the connections that
-// were closed have in common.
-func (d *doctor) closes() {
-	p, ended := d.plain, d.plain.ended()
-	if len(ended) == 0 {
-		d.say("never closed; the longest silence was %s, so a time limit above that may exist",
-			secs(p.silence))
+// directIsHeld tells whether compression holds events back on the direct stream too.
+func (d *doctor) directIsHeld() bool {
+	if d.directZ == nil || !d.directZ.isOpened() || d.directZ.encoding() == "" {
+		return false
+	}
+	_, isHeld := d.heldLikeNone(d.directZ, d.direct)
+	return isHeld
+}
+
+// heldLikeNone compares a compressed stream with one that is not, and says what holds it back.
+func (d *doctor) heldLikeNone(z, ref *probe) (text string, isHeld bool) {
+	relation := z.relationTo(ref)
+	if d.direct != nil && d.plain.relationTo(d.direct) != unknown {
+		relation = d.plain.relationTo(d.direct)
+	}
+	if relation != own {
+		late := d.judge(z.lateness(ref, d.end))
+		if !late.isHeld() {
+			return "", false
+		}
+		return late.String() + " later than without", true
+	}
+
+	s, refShape := d.shapes(z, ref)
+	text = fmt.Sprintf("%d events came, without it %d in the same time%s", s.events,
+		refShape.events, bundleText(s))
+	isFewer := refShape.events >= enough && s.events*2 < refShape.events
+	isBundled := s.events >= enough && refShape.events >= enough && s.isMoreBundledThan(refShape)
+	return text, isFewer || isBundled
+}
+
+// gzipNotOpened is for a stream that opens only for clients that do not ask for gzip.
+func (d *doctor) gzipNotOpened() {
+	if d.zipped.err == nil && d.end.Sub(d.zipped.started) < slow {
 		return
 	}
-	var ages, silent []time.Duration
-	events := 0
-	for _, c := range ended {
-		ages, silent = append(ages, c.to.Sub(c.from)), append(silent, c.silent)
-		events += c.events
+	o := d.zipped.obstacle(d.end.Sub(d.zipped.started))
+	by := d.culprit(d.directZ != nil && !d.directZ.isOpened())
+	change := o.change
+	if change == "" {
+		change = d.cure(compression, by)
 	}
-	slices.Sort(ages)
-	slices.Sort(silent)
-	shortest, longest := ages[0], ages[len(ages)-1]
-	directToo := d.direct != nil && len(d.direct.ended()) > 0
-	text := fmt.Sprintf("closed %d times, after %s to %s", len(ended), secs(shortest),
-		secs(longest))
-	switch {
-	case events == 0 && longest < time.Second && p.said != "":
-		d.wrongly("what the server says", "the server ends each stream at once and says: %s",
-			p.said)
-	case silent[0] > p.silence && silent[0] > lateAfter:
-		d.wrongly(d.change("timeout", directToo), "%s, each time after %s of silence: a limit on "+
-			"silence; %s", text, secs(silent[len(silent)/2]), d.hop(directToo))
-	case len(ended) > 1 && longest-shortest < longest/5:
-		d.wrongly(d.change("timeout", directToo), "%s whatever was sent: a limit on the whole "+
-			"response; %s", text, d.hop(directToo))
-	default:
-		d.wrongly("nothing, if something was restarted", "%s; %s", text, d.hop(directToo))
+	d.wrongly(change, "the stream does not open when a client asks for gzip as browsers do: %s; %s",
+		o.text, d.blame(by))
+}
+
+// gzipIsNone reports an answer that says gzip and has something else.
+func (d *doctor) gzipIsNone() bool {
+	isNone := func(c lifetime) bool { return errors.Is(c.err, gzip.ErrHeader) }
+	if !slices.ContainsFunc(d.zipped.ended(), isNone) {
+		return false
 	}
+	directToo := d.directZ != nil && slices.ContainsFunc(d.directZ.ended(), isNone)
+	by := d.culprit(directToo)
+	d.wrongly("what sets Content-Encoding: gzip: it must compress the body too", "when a client "+
+		"asks for gzip as browsers do, the answer says Content-Encoding: gzip and its body is "+
+		"none; %s", d.blame(by))
+	return true
 }
 
 // lostBeats looks for heartbeats that came to the direct stream only, or not at all.
 func (d *doctor) lostBeats() {
 	p, q := d.plain, d.direct
-	switch watched := d.end.Sub(p.begin); {
-	case q != nil && q.beats > p.beats+1 && len(p.ended()) == 0:
-		d.wrongly(d.change("buffering", false), "%d heartbeats came, on the direct stream %d",
-			p.beats, q.beats)
-	case p.beats > 0:
-		d.say("heartbeats come: %d", p.beats)
-	case d.heartbeat > 0 && watched > d.heartbeat:
+	watched := d.end.Sub(p.begin)
+	if q != nil && len(p.ended()) == 0 {
+		// The direct stream's heartbeats may be out of step.
+		came, usual := p.beatsSince(p.conns[0].from), q.beatsSince(p.conns[0].from)
+		if usual > came+1 && usual > came*3/2 {
+			d.wrongly(d.cure(buffering, proxyDoes), "%d heartbeats came, on the direct stream %d; %s",
+				came, usual, d.blame(proxyDoes))
+			return
+		}
+	}
+	if len(p.beats) > 0 {
+		d.say("heartbeats come: %d", len(p.beats))
+		return
+	}
+	if d.heartbeat > 0 && watched > d.heartbeat && p.silence > d.heartbeat/2 {
 		d.advise("the server: a comment each 15 to 30 s", "no heartbeat in %s: a proxy with a "+
 			"limit on silence will cut the stream when events pause", secs(watched))
 	}
@@ -238,40 +383,19 @@ func (d *doctor) headers() {
 	}
 }
 
-// isLate says whether enough events came too late to call it holding back.
-func isLate(late []time.Duration) bool {
-	n := countLate(late)
-	return n >= 2 && n*5 >= len(late)
-}
-
-func countLate(late []time.Duration) (n int) {
-	for _, d := range late {
-		if d > lateAfter {
-			n++
-		}
-	}
-	return n
-}
-
-func lateText(late []time.Duration) string {
-	slices.Sort(late)
-	return fmt.Sprintf("%d of %d events came late, half of all at least %s and the latest %s",
-		countLate(late), len(late), secs(late[len(late)/2]), secs(late[len(late)-1]))
-}
-
-func bundleText(bundles, events int) string {
-	switch bundles {
+func bundleText(s shape) string {
+	switch s.bundles {
 	case 0:
 		return ""
 	case 1:
-		return fmt.Sprintf(", %d of them at once", events)
+		return fmt.Sprintf(", %d of them at once", s.bundled)
 	}
-	return fmt.Sprintf(", %d of them in %d bundles", events, bundles)
+	return fmt.Sprintf(", %d of them in %d bundles", s.bundled, s.bundles)
 }
 
 // secs gives d as a person reads it.
 func secs(d time.Duration) string {
-	if d < time.Second {
+	if d < 999*time.Millisecond {
 		return fmt.Sprintf("%.3g ms", float64(d)/1e6)
 	}
 	return fmt.Sprintf("%.1f s", d.Seconds())

@@ -186,7 +186,8 @@ func TestCheckAllowsRepeatedLastIDOnly(t *testing.T) {
 		}
 		begin(w, fmt.Sprintf("retry: 10\nid: %d\ndata: a\n\n", id[n]))
 	})
-	if got, want := problems(clientJSON(t, 1, "-url", url)), "1 "+wrongID; got != want {
+	s := clientJSON(t, 1, "-url", url, "-check", "ids")
+	if got, want := problems(s), "1 "+wrongID; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

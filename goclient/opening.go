@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// slow is a step of opening a stream that is worth a finding.
+const slow = time.Second
+
+// An obstacle says in one sentence why a stream does not open.
+type obstacle struct {
+	text   string
+	change string // what to change; empty where that depends on the fault
+	fault  fault  // where change is empty
+}
+
+// statuses are the answers that have a sentence of their own.
+var statuses = map[int]obstacle{
+	http.StatusUnauthorized: {
+		text: "401 Unauthorized: it wants a login",
+		change: "send the credentials with -header or -token-file; a page's EventSource can send " +
+			"cookies only",
+	},
+	http.StatusForbidden: {
+		text: "403 Forbidden: a rule rejects this client",
+		change: "the rules on addresses, paths, host names and origins of what answers, or the " +
+			"credentials",
+	},
+	http.StatusNotFound: {
+		text:   "404 Not Found: nothing is at this path",
+		change: "the path of the URL, or how the proxy maps paths to the server's",
+	},
+	http.StatusNoContent: {
+		text:   "204 No Content: the server wants no reconnection, and a browser obeys for good",
+		change: "the server: 200 and an event stream",
+	},
+	http.StatusBadGateway: {
+		text:  "502 Bad Gateway: a proxy gets no usable answer from its upstream",
+		fault: badGateway,
+	},
+	http.StatusServiceUnavailable: {
+		text:  "503 Service Unavailable: a proxy has no upstream that works, or the server is full",
+		fault: noUpstream,
+	},
+	http.StatusGatewayTimeout: {
+		text:  "504 Gateway Timeout: the upstream did not begin its answer in time",
+		fault: gatewayTimeout,
+	},
+}
+
+// obstacle says why the stream never opened.
+func (p *probe) obstacle(watched time.Duration) obstacle {
+	if p.err == nil {
+		return p.unfinished(watched)
+	}
+	failed := new(openError)
+	if !errors.As(p.err, &failed) {
+		failed = &openError{err: p.err, url: p.target.url}
+	}
+
+	o := p.obstacleAt(failed)
+	if failed.hops > 0 {
+		o.text = fmt.Sprintf("the URL redirects to %s: %s", failed.url.Redacted(), o.text)
+		o.change = "the redirect's target: " + o.change
+	}
+	return o
+}
+
+func (p *probe) obstacleAt(failed *openError) obstacle {
+	if failed.status != 0 {
+		return answered(failed)
+	}
+	if isTimeout(failed.err) {
+		return p.tookTooLong(failed)
+	}
+	if failed.url.Scheme == "https" && !p.failing.dialEnd.IsZero() {
+		return handshakeFailed(failed)
+	}
+	return notConnected(failed)
+}
+
+// answered explains an answer that is no event stream.
+func answered(failed *openError) obstacle {
+	o, known := statuses[failed.status]
+	if known {
+		o.text = "the answer is " + o.text
+		return o
+	}
+
+	const needed = "what answers at this URL: a browser needs 200 with Content-Type " +
+		"text/event-stream"
+	if failed.status != http.StatusOK {
+		text := fmt.Sprintf("the answer is %d %s", failed.status, http.StatusText(failed.status))
+		return obstacle{text: text, change: needed}
+	}
+	kind := failed.header.Get("Content-Type")
+	if strings.HasPrefix(kind, "text/event-stream") {
+		return obstacle{text: failed.Error(), change: "what compresses the stream: it was not " +
+			"asked to"}
+	}
+	if strings.HasPrefix(kind, "text/html") {
+		text := "the answer is a page (" + kind + "), of a login or for unknown paths"
+		return obstacle{text: text, change: needed}
+	}
+	text := fmt.Sprintf("the answer has Content-Type %q, not text/event-stream", kind)
+	return obstacle{text: text, change: needed}
+}
+
+// notConnected explains an error before any answer.
+func notConnected(failed *openError) obstacle {
+	host := failed.url.Host
+	unknownName := new(net.DNSError)
+	switch {
+	case errors.As(failed.err, &unknownName):
+		return obstacle{
+			text:   fmt.Sprintf("the name %s is not found: %v", failed.url.Hostname(), unknownName.Err),
+			change: "the host name of the URL, or the DNS",
+		}
+	case errors.Is(failed.err, syscall.ECONNREFUSED):
+		return obstacle{
+			text:   "nothing listens at " + host + ": connection refused",
+			change: "start what should listen there, or correct the address and port",
+		}
+	case errors.Is(failed.err, io.EOF), errors.Is(failed.err, io.ErrUnexpectedEOF),
+		errors.Is(failed.err, syscall.ECONNRESET):
+		return obstacle{
+			text:   host + " closes the connection without an answer",
+			change: "what listens there: is it HTTP, and is it not https:// that it wants",
+		}
+	}
+	return obstacle{
+		text:   fmt.Sprintf("%s does not answer: %v", host, failed.err),
+		change: "what listens at this address",
+	}
+}
+
+// handshakeFailed explains an error between the TCP connection and the request.
+func handshakeFailed(failed *openError) obstacle {
+	text := fmt.Sprintf("the TLS handshake with %s fails: %v", failed.url.Host, failed.err)
+	certificate := new(tls.CertificateVerificationError)
+	noTLS := tls.RecordHeaderError{}
+	switch {
+	case errors.As(failed.err, &certificate), errors.As(failed.err, new(x509.HostnameError)):
+		return obstacle{text: text, change: "the certificate: its name, its dates, its chain; " +
+			"SSL_CERT_FILE names other trusted certificates"}
+	case errors.As(failed.err, &noTLS):
+		return obstacle{text: text, change: "http:// instead of https://, or the port"}
+	}
+	return obstacle{text: text, change: "what ends TLS there"}
+}
+
+// tookTooLong names the step that did not end.
+func (p *probe) tookTooLong(failed *openError) obstacle {
+	at := p.failing
+	host := failed.url.Host
+	switch {
+	case !at.lookupBegin.IsZero() && at.lookupEnd.IsZero():
+		return slowLookup(failed.url.Hostname(), "does not end")
+	case at.dialEnd.IsZero():
+		return obstacle{
+			text:   host + " does not answer a TCP connection",
+			change: "the address, or the firewall that drops its packets",
+		}
+	case strings.HasPrefix(failed.Error(), "connecting"):
+		return slowHandshake(host, "does not end")
+	}
+	return obstacle{text: "no headers come from " + host, fault: buffering}
+}
+
+// unfinished is for a watch that ended before the first attempt did.
+func (p *probe) unfinished(watched time.Duration) obstacle {
+	at := p.attempt
+	host := p.target.url.Host
+	took := "has not ended in " + secs(watched)
+	switch {
+	case !at.lookupBegin.IsZero() && at.lookupEnd.IsZero():
+		return slowLookup(p.target.url.Hostname(), took)
+	case !at.dialBegin.IsZero() && at.dialEnd.IsZero():
+		return obstacle{
+			text:   host + " has not answered a TCP connection in " + secs(watched),
+			change: "the address, or the firewall that drops its packets",
+		}
+	case p.target.url.Scheme == "https" && !at.encrypted:
+		return slowHandshake(host, took)
+	}
+	return obstacle{text: "no headers came in " + secs(watched), fault: buffering}
+}
+
+func slowLookup(name, took string) obstacle {
+	return obstacle{
+		text:   fmt.Sprintf("the look-up of the name %s %s", name, took),
+		change: "the DNS: the servers in /etc/resolv.conf, of which the first may be down",
+	}
+}
+
+func slowHandshake(host, took string) obstacle {
+	return obstacle{
+		text: fmt.Sprintf("the TLS handshake with %s %s", host, took),
+		change: "what ends TLS there: its load, its random numbers, a look-up that it makes for " +
+			"each client",
+	}
+}
+
+func isTimeout(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	return strings.Contains(err.Error(), "took too long")
+}
+
+// notOpened is all that can be said of a stream that was never there.
+func (d *doctor) notOpened() {
+	o := d.plain.obstacle(d.end.Sub(d.plain.started))
+	by := d.culprit(d.direct != nil && !d.direct.isOpened())
+	d.wrongly(d.changeFor(o, by), "the stream does not open: %s; %s", o.text, d.blame(by))
+}
+
+func (d *doctor) changeFor(o obstacle, by culprit) string {
+	if o.change != "" {
+		return o.change
+	}
+	return d.cure(o.fault, by)
+}
+
+// slowStart looks at each step up to the headers, and at the first event.
+func (d *doctor) slowStart() {
+	p := d.plain
+	host := p.target.url.Host
+	if p.opening.lookup > slow {
+		o := slowLookup(p.target.url.Hostname(), "took "+secs(p.opening.lookup))
+		d.wrongly(o.change, "%s", o.text)
+	}
+	if p.opening.dial > slow {
+		d.wrongly("the network: packets are lost, or the accept queue is full", "the TCP "+
+			"connection to %s took %s", host, secs(p.opening.dial))
+	}
+	if p.opening.handshake > slow {
+		o := slowHandshake(host, "took "+secs(p.opening.handshake))
+		d.wrongly(o.change, "%s", o.text)
+	}
+	if p.opening.answer > slow {
+		d.slowHeaders()
+		return
+	}
+	d.slowFirstEvent()
+}
+
+// slowHeaders accuses only where the direct stream is quicker: a server may wait for its first
+// event.
+func (d *doctor) slowHeaders() {
+	took := d.plain.opening.answer
+	if d.direct == nil || d.direct.opening.answer > slow {
+		d.advise("the server: "+serverCures[buffering], "the headers took %s, perhaps as the "+
+			"server sends them with its first event; %s", secs(took), d.blame(d.culprit(true)))
+		return
+	}
+	d.wrongly(d.cure(buffering, proxyDoes), "the headers took %s, on the direct stream %s; %s",
+		secs(took), secs(d.direct.opening.answer), d.blame(proxyDoes))
+}
+
+// slowFirstEvent compares with the direct streams, where both began at once.
+func (d *doctor) slowFirstEvent() {
+	if d.direct == nil || d.directZ == nil {
+		return
+	}
+	usual, began := d.direct.firstAfterAsking()
+	usualZ, beganZ := d.directZ.firstAfterAsking()
+	if !began || !beganZ || max(usual, usualZ) > slow {
+		return
+	}
+
+	took, began := d.plain.firstAfterAsking()
+	watched := d.end.Sub(d.plain.conns[0].asked)
+	switch {
+	case !began && watched > usual+slow:
+		d.wrongly(d.cure(buffering, proxyDoes), "no event came in %s, the direct stream began "+
+			"after %s; %s", secs(watched), secs(usual), d.blame(proxyDoes))
+	case began && took > usual+slow:
+		d.wrongly(d.cure(buffering, proxyDoes), "the first event took %s, on the direct stream "+
+			"%s; %s", secs(took), secs(usual), d.blame(proxyDoes))
+	}
+}
+
+// firstAfterAsking gives the time from the first request to the first event.
+func (p *probe) firstAfterAsking() (took time.Duration, began bool) {
+	if len(p.arrivals) == 0 {
+		return 0, false
+	}
+	return p.arrivals[0].at.Sub(p.conns[0].asked), true
+}
