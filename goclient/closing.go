@@ -84,7 +84,7 @@ func (d *doctor) neverClosed() {
 			"have been seen", secs(watched), secs(p.silence))
 		return
 	}
-	isLong := watched+4*stagger > doctorDuration
+	isLong := watched+staggers[len(staggers)-1] > doctorDuration
 	if isLong && p.silence < commonLimit*2/3 {
 		d.say("not closed in %s, and never silent for more than %s, which is under the "+
 			"commonest limit, 60 s", secs(watched), secs(p.silence))

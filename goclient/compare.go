@@ -182,10 +182,16 @@ type lateness struct {
 	after time.Duration // what is late
 }
 
-// isHeld tells whether enough events came too late to call it holding back.
+// isHeld tells whether enough events came too late to call it holding back. A busy machine makes
+// some late, but not all.
 func (l lateness) isHeld() bool {
 	n := l.count()
-	return n >= 2 && n*5 >= len(l.late)
+	return n >= 2 && n*5 >= len(l.late) || l.allLate()
+}
+
+// allLate tells whether four events in five came late, whatever this machine adds.
+func (l lateness) allLate() bool {
+	return len(l.late) >= 5 && l.low() > lateAfter
 }
 
 func (l lateness) count() (n int) {
@@ -197,13 +203,13 @@ func (l lateness) count() (n int) {
 	return n
 }
 
+func (l lateness) low() time.Duration    { return l.late[len(l.late)/5] }
 func (l lateness) half() time.Duration   { return l.late[len(l.late)/2] }
 func (l lateness) latest() time.Duration { return l.late[len(l.late)-1] }
 
 // isConstant tells whether all events came late by about the same short time.
 func (l lateness) isConstant() bool {
-	low, high := l.late[len(l.late)/10], l.late[len(l.late)*9/10]
-	return low > l.after && high < time.Second && high-low < l.after/2
+	return l.allLate() && l.half()-l.low() < lateAfter/2 && l.half() < time.Second
 }
 
 func (l lateness) String() string {

@@ -16,9 +16,17 @@ const (
 	doctorDuration = 35 * time.Second // longer than the usual heartbeat
 	silentDuration = 75 * time.Second // longer than the commonest limit on silence
 	quiet          = 20 * time.Second // a stream that is silent for longer is watched for longer
-	stagger        = 700 * time.Millisecond
 	watchStep      = 50 * time.Millisecond
 )
+
+// staggers are the times after which the streams are opened. No usual interval between events
+// divides a difference of two, so events of two connections have the same time by chance only.
+var staggers = []time.Duration{
+	0,
+	713 * time.Millisecond,
+	1471 * time.Millisecond,
+	2239 * time.Millisecond,
+}
 
 // A note is one sentence of the doctor's report, and what to change.
 type note struct {
@@ -108,11 +116,6 @@ func (d *doctor) watch(ctx context.Context, duration time.Duration) {
 	if d.direct != nil {
 		order = []*probe{d.direct, d.plain, d.directZ, d.zipped}
 	}
-	between := stagger
-	if duration > 0 {
-		between = min(stagger, duration/10)
-	}
-
 	var wg sync.WaitGroup
 	begin := func(f func()) {
 		wg.Add(1)
@@ -122,7 +125,10 @@ func (d *doctor) watch(ctx context.Context, duration time.Duration) {
 		}()
 	}
 	for i, p := range order {
-		p, wait := p, time.Duration(i)*between
+		p, wait := p, staggers[i]
+		if duration > 0 {
+			wait = min(wait, time.Duration(i)*duration/10)
+		}
 		begin(func() { p.run(ctx, wait) })
 	}
 	begin(func() { d.longestPause, d.usualPause = watchPauses(ctx) })

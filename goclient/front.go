@@ -3,10 +3,10 @@ package main
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -29,7 +29,10 @@ func (d *doctor) suspects() []*product {
 
 	header = d.plain.answerHeader()
 	if header == nil {
-		header = askHead(d.plain.target)
+		header = askHead(d.plain.target, d.plain.target.url.Host)
+	}
+	if header == nil {
+		header = askHead(d.plain.target, "invalid") // no proxy may pass it on
 	}
 	for _, p := range markedProducts(header) {
 		isServer := d.direct != nil && p.markedIn(d.direct.answerHeader())
@@ -53,8 +56,8 @@ func askInvalid(t *target) (header http.Header, body string) {
 }
 
 // askHead gives the header of the answer to HEAD. It comes where a stream's own is held back.
-func askHead(t *target) http.Header {
-	request := strings.Replace(t.head(t.url, nil), http.MethodGet, http.MethodHead, 1)
+func askHead(t *target, host string) http.Header {
+	request := fmt.Sprintf("HEAD %s HTTP/1.1\r\nHost: %s\r\n\r\n", t.url.RequestURI(), host)
 	header, _ := ask(t, http.MethodHead, request)
 	return header
 }

@@ -19,9 +19,10 @@ const slow = time.Second
 
 // An obstacle says in one sentence why a stream does not open.
 type obstacle struct {
-	text   string
-	change string // what to change; empty where that depends on the fault
-	fault  fault  // where change is empty
+	text    string
+	change  string // what to change; empty where that depends on the fault
+	fault   fault  // where change is empty
+	isLocal bool   // there was no answer of which a hop could be asked
 }
 
 // statuses are the answers that have a sentence of their own.
@@ -83,10 +84,12 @@ func (p *probe) obstacleAt(failed *openError) obstacle {
 	if isTimeout(failed.err) {
 		return p.tookTooLong(failed)
 	}
+	o := notConnected(failed)
 	if failed.url.Scheme == "https" && !p.failing.dialEnd.IsZero() {
-		return handshakeFailed(failed)
+		o = handshakeFailed(failed)
 	}
-	return notConnected(failed)
+	o.isLocal = true
+	return o
 }
 
 // answered explains an answer that is no event stream.
@@ -121,9 +124,15 @@ func notConnected(failed *openError) obstacle {
 	host := failed.url.Host
 	unknownName := new(net.DNSError)
 	switch {
+	case errors.As(failed.err, &unknownName) && !unknownName.IsNotFound:
+		return obstacle{
+			text: fmt.Sprintf("the look-up of the name %s fails: %s", failed.url.Hostname(),
+				unknownName.Err),
+			change: "the DNS: the servers in /etc/resolv.conf",
+		}
 	case errors.As(failed.err, &unknownName):
 		return obstacle{
-			text:   fmt.Sprintf("the name %s is not found: %v", failed.url.Hostname(), unknownName.Err),
+			text:   fmt.Sprintf("the name %s does not exist", failed.url.Hostname()),
 			change: "the host name of the URL, or the DNS",
 		}
 	case errors.Is(failed.err, syscall.ECONNREFUSED):
@@ -167,10 +176,7 @@ func (p *probe) tookTooLong(failed *openError) obstacle {
 	case !at.lookupBegin.IsZero() && at.lookupEnd.IsZero():
 		return slowLookup(failed.url.Hostname(), "does not end")
 	case at.dialEnd.IsZero():
-		return obstacle{
-			text:   host + " does not answer a TCP connection",
-			change: "the address, or the firewall that drops its packets",
-		}
+		return unreachable(host + " does not answer a TCP connection")
 	case strings.HasPrefix(failed.Error(), "connecting"):
 		return slowHandshake(host, "does not end")
 	}
@@ -186,10 +192,7 @@ func (p *probe) unfinished(watched time.Duration) obstacle {
 	case !at.lookupBegin.IsZero() && at.lookupEnd.IsZero():
 		return slowLookup(p.target.url.Hostname(), took)
 	case !at.dialBegin.IsZero() && at.dialEnd.IsZero():
-		return obstacle{
-			text:   host + " has not answered a TCP connection in " + secs(watched),
-			change: "the address, or the firewall that drops its packets",
-		}
+		return unreachable(host + " has not answered a TCP connection in " + secs(watched))
 	case p.target.url.Scheme == "https" && !at.encrypted:
 		return slowHandshake(host, took)
 	}
@@ -198,8 +201,17 @@ func (p *probe) unfinished(watched time.Duration) obstacle {
 
 func slowLookup(name, took string) obstacle {
 	return obstacle{
-		text:   fmt.Sprintf("the look-up of the name %s %s", name, took),
-		change: "the DNS: the servers in /etc/resolv.conf, of which the first may be down",
+		text:    fmt.Sprintf("the look-up of the name %s %s", name, took),
+		change:  "the DNS: the servers in /etc/resolv.conf, of which the first may be down",
+		isLocal: true,
+	}
+}
+
+func unreachable(text string) obstacle {
+	return obstacle{
+		text:    text,
+		change:  "the address, or the firewall that drops its packets",
+		isLocal: true,
 	}
 }
 
@@ -208,6 +220,7 @@ func slowHandshake(host, took string) obstacle {
 		text: fmt.Sprintf("the TLS handshake with %s %s", host, took),
 		change: "what ends TLS there: its load, its random numbers, a look-up that it makes for " +
 			"each client",
+		isLocal: true,
 	}
 }
 
@@ -221,6 +234,15 @@ func isTimeout(err error) bool {
 // notOpened is all that can be said of a stream that was never there.
 func (d *doctor) notOpened() {
 	o := d.plain.obstacle(d.end.Sub(d.plain.started))
+	if o.isLocal {
+		d.wrongly(o.change, "the stream does not open: %s", o.text)
+		return
+	}
+	if d.direct != nil && !d.direct.isOpened() && d.direct.status() != d.plain.status() {
+		d.wrongly("first what the finding on the direct stream says", "the stream does not open: "+
+			"%s; the direct stream does not open either", o.text)
+		return
+	}
 	by := d.culprit(d.direct != nil && !d.direct.isOpened())
 	d.wrongly(d.changeFor(o, by), "the stream does not open: %s; %s", o.text, d.blame(by))
 }

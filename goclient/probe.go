@@ -74,7 +74,7 @@ var keySeed = maphash.MakeSeed()
 func (p *probe) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		DNSStart:     func(httptrace.DNSStartInfo) { p.lookupBegins(time.Now()) },
-		DNSDone:      func(httptrace.DNSDoneInfo) { p.lookupEnds(time.Now()) },
+		DNSDone:      func(i httptrace.DNSDoneInfo) { p.lookupEnds(time.Now(), i.Err) },
 		ConnectStart: func(_, _ string) { p.dialBegins(time.Now()) },
 		ConnectDone:  func(_, _ string, err error) { p.dialEnds(time.Now(), err) },
 	}
@@ -86,9 +86,12 @@ func (p *probe) lookupBegins(now time.Time) {
 	p.attempt = steps{lookupBegin: now}
 }
 
-func (p *probe) lookupEnds(now time.Time) {
+func (p *probe) lookupEnds(now time.Time, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err != nil {
+		return
+	}
 	p.attempt.lookupEnd = now
 	p.attempt.lookup = now.Sub(p.attempt.lookupBegin)
 }
@@ -286,6 +289,9 @@ func (p *probe) beatsSince(from time.Time) (n int) {
 
 // facts gives what was measured.
 func (p *probe) facts() string {
+	if p.started.IsZero() {
+		return "not tried"
+	}
 	if !p.isOpened() {
 		return "never opened: " + p.failure()
 	}
@@ -320,9 +326,14 @@ func (p *probe) answerHeader() http.Header {
 	if p.header != nil {
 		return p.header
 	}
+	return p.answer().header
+}
+
+// status gives that of the answer that was no stream, or 0.
+func (p *probe) status() int { return p.answer().status }
+
+func (p *probe) answer() *openError {
 	failed := new(openError)
-	if errors.As(p.err, &failed) {
-		return failed.header
-	}
-	return nil
+	errors.As(p.err, &failed)
+	return failed
 }

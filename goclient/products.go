@@ -72,9 +72,10 @@ var haproxy = &product{
 		compression: "text/event-stream out of compression type",
 		silence: "timeout server 1h and timeout client 1h (timeout tunnel is for " +
 			"WebSockets), or heartbeats more often",
-		badGateway:     "the address in server, or what the server sends: it is no valid HTTP",
-		noUpstream:     "start the server, or correct its address or check in the backend",
-		gatewayTimeout: "timeout server 1h, or the server: flush the head at once",
+		badGateway: "the address in server, or what the server sends: it is no valid HTTP",
+		noUpstream: "start the server, or correct its address or check in the backend",
+		gatewayTimeout: "timeout server 1h and no http-response wait-for-body, or the server: " +
+			"flush the head at once",
 	},
 }
 
