@@ -32,9 +32,12 @@ func endingsOf(ended []lifetime) endings {
 	return e
 }
 
-// isEqual tells whether all connections lived equally long.
+// isEqual tells whether all connections lived equally long. Some products look at their clocks
+// once a second.
 func (e endings) isEqual() bool {
-	return e.count > 1 && e.longest-e.shortest < e.longest/5
+	spread := e.longest - e.shortest
+	isCoarse := e.shortest > 2*time.Second && spread < time.Second
+	return e.count > 1 && (spread < e.longest/5 || isCoarse)
 }
 
 // closes tells a limit on silence from one on the whole response.
@@ -71,8 +74,8 @@ func (d *doctor) limitOnSilence(e endings, by culprit) {
 	if e.events == 0 && by != proxyDoes {
 		doubt = " (or on the whole response: nothing was sent that could tell the two apart)"
 	}
-	d.wrongly(change, "%s, each time after %s of silence: a limit on silence%s; %s", e,
-		secs(e.quietest), doubt, d.blame(by))
+	d.wrongly(change, "%s, %s after %s of silence: a limit on silence%s; %s", e,
+		each(e.count), secs(e.quietest), doubt, d.blame(by))
 }
 
 // neverClosed says ok only where the commonest limit would have been seen, or cannot strike.
@@ -115,6 +118,13 @@ func (e endings) String() string {
 	}
 	return fmt.Sprintf("closed %s %s, after %s to %s", how, times(e.count), secs(e.shortest),
 		secs(e.longest))
+}
+
+func each(n int) string {
+	if n == 1 {
+		return "that is"
+	}
+	return "each time"
 }
 
 func times(n int) string {

@@ -65,7 +65,7 @@ func (p *probe) relationTo(ref *probe) relation {
 	if possible < 2 {
 		return unknown
 	}
-	if len(offsets)*2 <= possible {
+	if p.sharesFew(ref) {
 		return own
 	}
 
@@ -77,6 +77,37 @@ func (p *probe) relationTo(ref *probe) relation {
 		return own
 	}
 	return shared
+}
+
+// relationOfTwins is relationTo for two streams between which no proxy stands. Events that come on
+// both with the same distance each time are in step with their connections.
+func (p *probe) relationOfTwins(ref *probe) relation {
+	if !p.isOpened() || !ref.isOpened() {
+		return unknown
+	}
+	offsets, possible := p.offsets(ref)
+	if possible < 2 {
+		return unknown
+	}
+	if p.sharesFew(ref) {
+		return own
+	}
+
+	slices.Sort(offsets)
+	low, median := offsets[len(offsets)/5], offsets[len(offsets)/2]
+	switch {
+	case median.Abs() < lateAfter*2/3:
+		return shared
+	case median-low < lateAfter/2:
+		return own
+	}
+	return unknown
+}
+
+// sharesFew tells whether ref did not get most of what came on p.
+func (p *probe) sharesFew(ref *probe) bool {
+	offsets, possible := p.offsets(ref)
+	return possible >= 2 && len(offsets)*2 <= possible
 }
 
 // lateness gives how much later than on ref the events came; for one that never came, how long

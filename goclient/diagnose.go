@@ -164,7 +164,10 @@ func (d *doctor) heldBack() bool {
 
 // source tells whether all streams get the same events. The two direct streams tell best.
 func (d *doctor) source() relation {
-	byDirect := d.directZ.relationTo(d.direct)
+	if d.plain.sharesFew(d.direct) {
+		return own
+	}
+	byDirect := d.directZ.relationOfTwins(d.direct)
 	if byDirect != unknown {
 		return byDirect
 	}
@@ -288,8 +291,8 @@ func (d *doctor) directIsHeld() bool {
 // heldLikeNone compares a compressed stream with one that is not, and says what holds it back.
 func (d *doctor) heldLikeNone(z, ref *probe) (text string, isHeld bool) {
 	relation := z.relationTo(ref)
-	if d.direct != nil && d.plain.relationTo(d.direct) != unknown {
-		relation = d.plain.relationTo(d.direct)
+	if d.direct != nil && d.source() != unknown {
+		relation = d.source()
 	}
 	if relation != own {
 		late := d.judge(z.lateness(ref, d.end))

@@ -87,22 +87,6 @@ func TestDoctorNamesCause(t *testing.T) {
 	}
 }
 
-func TestDoctorIgnoresWhatReconnectsBrought(t *testing.T) {
-	t0 := time.Now()
-	at := func(s int) time.Time { return t0.Add(time.Duration(s) * time.Second) }
-	ref := &probe{arrivals: []arrival{{key: "1", at: at(1)}, {key: "2", at: at(2)},
-		{key: "3", at: at(3)}, {key: "4", at: at(9)}}}
-	p := &probe{
-		conns: []lifetime{{from: at(0), to: at(2), err: io.EOF}, {from: at(8)}},
-		arrivals: []arrival{{key: "1", at: at(2), opened: at(0)},
-			{key: "2", at: at(8), opened: at(8), fresh: true}, {key: "1", at: at(20), opened: at(8)}},
-	}
-	got := p.lateness(ref, at(30))
-	if want := []time.Duration{time.Second, 21 * time.Second}; !slices.Equal(got, want) {
-		t.Errorf("got %v, want %v: event 1 a second late, event 4 never", got, want)
-	}
-}
-
 func TestDoctorNamesMissingHeaders(t *testing.T) {
 	t.Parallel()
 	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {

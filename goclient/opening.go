@@ -274,7 +274,21 @@ func (d *doctor) slowStart() {
 		d.slowHeaders()
 		return
 	}
+	d.delayedHeaders()
 	d.slowFirstEvent()
+}
+
+// delayedHeaders is a hint at a constant delay, which each connection's own events do not show.
+func (d *doctor) delayedHeaders() {
+	if d.direct == nil || d.source() != own || !d.zipped.isOpened() || !d.directZ.isOpened() {
+		return
+	}
+	took := min(d.plain.opening.answer, d.zipped.opening.answer)
+	usual := max(d.direct.opening.answer, d.directZ.opening.answer)
+	if took-usual > d.lateAfter() {
+		d.advise(d.cure(delay, proxyDoes), "the headers took %s at the least, on the direct stream "+
+			"%s at the most: events may be as late", secs(took), secs(usual))
+	}
 }
 
 // slowHeaders accuses only where the direct stream is quicker: a server may wait for its first

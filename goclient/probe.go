@@ -43,7 +43,7 @@ type probe struct {
 
 // An arrival is that of one event.
 type arrival struct {
-	key    string // the id, or a hash of the data
+	key    string // the id and a hash of the data
 	at     time.Time
 	made   time.Time // what the id says, if it is a time in milliseconds
 	opened time.Time // when the connection asked for the stream
@@ -182,12 +182,13 @@ func (p *probe) event(ev *event, at time.Time) {
 	}
 }
 
-// keyOf gives the event's id, or a hash of its data where it has none.
+// keyOf gives what events have in common that are the same on two streams.
 func keyOf(ev *event) string {
-	if ev.hasID {
-		return string(ev.id)
+	sum := maphash.Bytes(keySeed, ev.data)
+	if !ev.hasID {
+		return fmt.Sprintf("#%x", sum)
 	}
-	return fmt.Sprintf("#%x", maphash.Bytes(keySeed, ev.data))
+	return fmt.Sprintf("%s#%x", ev.id, sum)
 }
 
 // timeOf gives the time that the id says, or zero if it is none.
