@@ -1,0 +1,313 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Each reason why a stream does not open has its own sentence, which is said at once.
+func TestDoctorNamesEachObstacle(t *testing.T) {
+	t.Parallel()
+	dead := strings.Replace(rawServe(t, nil), "127.0.0.1", "127.0.0.2", 1) // nobody listens there
+	answer := func(status int, header, value string) string {
+		return serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			w.Header().Set(header, value)
+			w.WriteHeader(status)
+		})
+	}
+	status := func(status int) string { return answer(status, "Content-Type", "text/plain") }
+	silent := rawServe(t, func(c *net.TCPConn) { c.Close() })
+	plain := source{}.serve(t)
+
+	for name, tt := range map[string]struct{ url, want string }{
+		"refused": {dead, "does not open: nothing listens at 127.0.0.2: .. connection refused => " +
+			"start what should listen there"},
+		"no such name": {"http://nosuch.invalid/", "the name nosuch.invalid does not exist => the host name"},
+		"401":          {status(401), "401 Unauthorized: it wants a login; run again with -direct => -token-file"},
+		"403":          {status(403), "403 Forbidden: a rule rejects this client; run again => the rules on"},
+		"404":          {status(404), "404 Not Found: nothing is at this path; run again => the path"},
+		"500":          {status(500), "the answer is 500 Internal Server Error; run again => needs 200"},
+		"502":          {status(502), "502 Bad Gateway: a proxy gets no usable answer => nginx: the address in proxy_pass"},
+		"503":          {status(503), "503 Service Unavailable: a proxy has no upstream => HAProxy: start the server"},
+		"504":          {status(504), "504 Gateway Timeout: the upstream did not begin => nginx: proxy_read_timeout"},
+		"204":          {status(204), "204 No Content: the server wants no reconnection => the server: 200"},
+		"page": {answer(200, "Content-Type", "text/html; charset=utf-8"),
+			"the answer is a page (text/html; charset=utf-8), of a login or for unknown paths => needs 200"},
+		"other type": {answer(200, "Content-Type", "application/json"),
+			`the answer has Content-Type "application/json", not text/event-stream => needs 200`},
+		"redirect to a dead port": {answer(302, "Location", dead), "the URL redirects to " + dead +
+			": nothing listens at .. connection refused => the redirect's target: start what"},
+		"no answer": {silent, "closes the connection without an answer => is it HTTP"},
+		"https at http": {strings.Replace(plain, "http:", "https:", 1),
+			"the TLS handshake with .. fails: .. does not look like a TLS handshake => http:// instead"},
+	} {
+		name, tt := name, tt
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			// The client helper ends after 20 s, so this ends only if it is said before.
+			code, out, _ := client(t, "-doctor", "-json", "-duration", "1h", "-url", tt.url)
+			problem := findingsProblem([]string{tt.want}, code, out)
+			if problem != "" {
+				t.Error(problem)
+			}
+		})
+	}
+}
+
+func TestDoctorFollowsTheDirectObstacle(t *testing.T) {
+	t.Parallel()
+	status := func(code int) string { return source{status: code}.serve(t) }
+	dead := strings.Replace(rawServe(t, nil), "127.0.0.1", "127.0.0.2", 1)
+	for _, tt := range []struct{ url, direct, want string }{
+		{status(401), status(401), "401 .. the server does it: the direct stream shows it too"},
+		{status(401), source{}.serve(t), "401 .. the proxy does it: the direct stream does not"},
+		{status(502), dead, "502 .. the direct stream does not open either => first what the finding"},
+	} {
+		code, out, _ := client(t, "-doctor", "-json", "-url", tt.url, "-direct", tt.direct)
+		problem := findingsProblem([]string{tt.want}, code, out)
+		if problem != "" {
+			t.Error(problem)
+		}
+	}
+}
+
+// doctorOfTarget runs the doctor on a target that has settings of its own.
+func doctorOfTarget(t *target, duration time.Duration) (code int, out string) {
+	var stdout bytes.Buffer
+	o := &options{target: t, duration: duration, json: true}
+	code = runDoctor(context.Background(), o, &stdout, io.Discard)
+	return code, stdout.String()
+}
+
+func TestDoctorNamesSlowHandshake(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		wait     time.Duration
+		duration time.Duration
+		want     string
+	}{
+		{slow + 100*time.Millisecond, 4 * time.Second, "the TLS handshake with .. took 1. => what ends TLS"},
+		{time.Hour, time.Second, "does not open: the TLS handshake with .. has not ended in => what ends TLS"},
+	} {
+		wait := tt.wait
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			begin(w, "data: a\n\n")
+			<-r.Context().Done()
+		}))
+		server.Config.ErrorLog = discardLog
+		ended := make(chan struct{})
+		server.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			select {
+			case <-time.After(wait):
+			case <-ended:
+			}
+			return nil, nil
+		}}
+		server.StartTLS()
+		roots := x509.NewCertPool()
+		roots.AddCert(server.Certificate())
+		target := &target{url: mustURL(t, server.URL), tls: &tls.Config{RootCAs: roots}}
+
+		code, out := doctorOfTarget(target, tt.duration)
+		problem := findingsProblem([]string{tt.want}, code, out)
+		if problem != "" {
+			t.Error(problem)
+		}
+		close(ended)
+		server.CloseClientConnections()
+		server.Close()
+	}
+}
+
+func TestDoctorNamesRejectedCertificate(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = discardLog
+	server.StartTLS()
+	defer server.Close()
+	code, out, _ := client(t, "-doctor", "-json", "-url", server.URL)
+	problem := findingsProblem([]string{"the TLS handshake with .. fails: .. x509: => the certificate: " +
+		"its name, its dates"}, code, out)
+	if problem != "" {
+		t.Error(problem)
+	}
+}
+
+// This test changes the resolver of the process, so no other may run at the same time.
+func TestDoctorNamesSlowLookup(t *testing.T) {
+	usual := net.DefaultResolver
+	defer func() { net.DefaultResolver = usual }()
+	url := strings.Replace(source{}.serve(t), "127.0.0.1", "slow.test", 1)
+
+	for _, tt := range []struct {
+		wait     time.Duration
+		duration time.Duration
+		want     string
+	}{
+		{slow + 100*time.Millisecond, 4 * time.Second, "the look-up of the name slow.test took => the DNS"},
+		{time.Hour, time.Second, "does not open: the look-up of the name slow.test has not ended in => the DNS"},
+	} {
+		net.DefaultResolver = slowResolver(t, tt.wait)
+		code, out, _ := client(t, "-doctor", "-json", "-url", url, "-duration", tt.duration.String())
+		problem := findingsProblem([]string{tt.want}, code, out)
+		if problem != "" {
+			t.Error(problem)
+		}
+	}
+}
+
+// slowResolver knows each name as 127.0.0.1, after a while.
+func slowResolver(t *testing.T, wait time.Duration) *net.Resolver {
+	dns, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { dns.Close() })
+	go func() {
+		for {
+			query := make([]byte, 512)
+			n, from, err := dns.ReadFrom(query)
+			if err != nil {
+				return
+			}
+			time.AfterFunc(wait, func() { dns.WriteTo(dnsAnswer(query[:n]), from) })
+		}
+	}()
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "udp", dns.LocalAddr().String())
+	}
+	return &net.Resolver{PreferGo: true, Dial: dial}
+}
+
+// dnsAnswer answers a query of one name (RFC 1035): an A record with 127.0.0.1, and no AAAA.
+func dnsAnswer(query []byte) []byte {
+	const header = 12
+	end := header + bytes.IndexByte(query[header:], 0) + 1
+	question := query[header : end+4]
+	isA := binary.BigEndian.Uint16(query[end:]) == 1
+
+	answer := append([]byte{}, query[0], query[1], 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0)
+	answer = append(answer, question...)
+	if isA {
+		answer[7] = 1
+		answer = append(answer, 0xc0, header, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1)
+	}
+	return answer
+}
+
+func TestDoctorNamesWhatNeverAnswers(t *testing.T) {
+	t.Parallel()
+	handle := mute("")
+	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { handle(w, r) })
+	code, out, _ := client(t, "-doctor", "-url", url, "-duration", "1s")
+	if code != 1 || !strings.Contains(out, "WRONG  the stream does not open: no headers came in 1.") ||
+		!strings.Contains(out, "plain: never opened: no answer came before the end") ||
+		strings.Contains(out, "<nil>") {
+		t.Errorf("exit status %d\n%s", code, out)
+	}
+}
+
+// A server that fails only for clients that ask for gzip, as all browsers do.
+func TestDoctorNamesGzipThatNeverOpens(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		handle http.HandlerFunc
+		want   string
+	}{
+		"an error": {
+			func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) },
+			"does not open when a client asks for gzip .. the answer is 500 Internal Server Error; run",
+		},
+		"nothing": {
+			func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+			"does not open when a client asks for gzip .. no headers came in .. => nginx: gzip off",
+		},
+		"no gzip": {
+			func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Encoding", "gzip")
+				begin(w, "retry: 50\n\ndata: this is no gzip\n\n")
+			},
+			"says Content-Encoding: gzip and its body is none => it must compress the body too",
+		},
+	} {
+		name, tt := name, tt
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			handle := pass(source{}.serve(t))
+			url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Accept-Encoding") == "gzip" {
+					tt.handle(w, r)
+					return
+				}
+				handle(w, r)
+			})
+			expectFindings(t, []string{tt.want}, "-url", url)
+		})
+	}
+}
+
+func TestDoctorHidesPassword(t *testing.T) {
+	t.Parallel()
+	url := strings.Replace(source{status: 401}.serve(t), "http://", "http://user:secret@", 1)
+	for _, args := range [][]string{{"-url", url}, {"-url", url, "-direct", url}, {"-url", url, "-json"}} {
+		_, out, errs := client(t, append(args, "-doctor")...)
+		if strings.Contains(out+errs, "secret") || !strings.Contains(out, "user:xxxxx@") {
+			t.Errorf("%q:\n%s%s", args, out, errs)
+		}
+	}
+}
+
+func TestProxiesAreKnownByTheirAnswers(t *testing.T) {
+	for name, tt := range map[string]struct {
+		header http.Header
+		body   string
+	}{
+		"nginx":        {header: http.Header{"Server": {"nginx/1.22.1"}}},
+		"Caddy":        {header: http.Header{"Server": {"Caddy"}}},
+		"HAProxy":      {body: "<html><body><h1>400 Bad request</h1>\nYour browser sent an invalid request.\n"},
+		"Apache httpd": {header: http.Header{"Server": {"Apache/2.4.71 (Debian)"}}},
+		"Varnish":      {header: http.Header{"X-Varnish": {"32770"}, "Via": {"1.1 varnish (Varnish/7.1)"}}},
+		"lighttpd":     {header: http.Header{"Server": {"lighttpd/1.4.69"}}},
+		"Squid":        {header: http.Header{"Via": {"1.1 host (squid/5.7)"}}},
+		"nghttpx":      {header: http.Header{"Via": {"1.1 nghttpx"}}},
+		"":             {header: http.Header{"Server": {"gunicorn"}}, body: "400 Bad Request"},
+	} {
+		d := &doctor{suspected: true}
+		d.suspect(productOfPage(tt.body))
+		for _, p := range markedProducts(tt.header) {
+			d.suspect(p)
+		}
+		if got, want := d.suspectNames(), strings.TrimSuffix(" ("+name+")", " ()"); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// A cure is for the fault: no limit on silence is named for one on the whole response.
+func TestProxiesHaveCuresThatFit(t *testing.T) {
+	for _, p := range products {
+		d := &doctor{suspected: true, found: []*product{p}}
+		for _, other := range []fault{buffering, compression, silence, badGateway, noUpstream, gatewayTimeout} {
+			if cure := d.cure(age, proxyDoes); cure == d.cure(other, proxyDoes) && p.cures[other] != "" {
+				t.Errorf("%s: %q is for two faults", p.name, cure)
+			}
+		}
+		if cure := d.cure(age, proxyDoes); strings.Contains(cure, "read_timeout") {
+			t.Errorf("%s: %q is no cure for a limit on the whole response", p.name, cure)
+		}
+		if cure := d.cure(silence, proxyDoes); !strings.HasPrefix(cure, p.name+": ") {
+			t.Errorf("%s: %q is not its cure", p.name, cure)
+		}
+	}
+}
