@@ -238,8 +238,12 @@ func (l lateness) low() time.Duration    { return l.late[len(l.late)/5] }
 func (l lateness) half() time.Duration   { return l.late[len(l.late)/2] }
 func (l lateness) latest() time.Duration { return l.late[len(l.late)-1] }
 
-// isConstant tells whether all events came late by about the same short time.
-func (l lateness) isConstant() bool {
+// isDelay tells whether events wait for a short time rather than for a buffer to fill: all of them
+// for the same time, or none for long.
+func (l lateness) isDelay() bool {
+	if l.late[len(l.late)*9/10] < 2*lateAfter {
+		return true
+	}
 	return l.allLate() && l.half()-l.low() < lateAfter/2 && l.half() < time.Second
 }
 

@@ -213,9 +213,12 @@ func (d *doctor) heldBackByMatch() bool {
 		d.say("events are not held back: the latest came %s later than on the direct stream",
 			secs(max(0, late.latest())))
 		return false
-	case late.isConstant():
+	case late.isDelay() && late.allLate():
 		d.wrongly(d.cure(delay, proxyDoes), "each event comes about %s later than on the direct "+
 			"stream; %s", secs(late.half()), d.blame(proxyDoes))
+	case late.isDelay():
+		d.wrongly(d.cure(delay, proxyDoes), "events wait for up to %s%s; %s", secs(late.latest()),
+			bundleText(s), d.blame(proxyDoes))
 	default:
 		d.wrongly(d.cure(buffering, proxyDoes), "%s later than on the direct stream%s; %s",
 			late, bundleText(s), d.blame(proxyDoes))

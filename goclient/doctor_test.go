@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -150,7 +151,7 @@ func TestDoctorNamesCauseInNginx(t *testing.T) {
 // itself says that this machine was busy is repeated where it found something else.
 func expectFindings(t *testing.T, want []string, args ...string) {
 	t.Helper()
-	for run := 0; run < 10; run++ {
+	for run := 0; run < 6; run++ {
 		code, out := runDoctorFor(t, args...)
 		problem := findingsProblem(want, code, out)
 		if problem == "" {
@@ -519,11 +520,12 @@ func startProcess(t *testing.T, addr string, cmd *exec.Cmd) {
 		t.Fatal(err)
 	}
 	cmd.Stdout, cmd.Stderr = log, log // a file: Wait would wait for all who hold a pipe
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // the workers too
 		cmd.Wait()
 		log.Close()
 	})
