@@ -161,7 +161,7 @@ func handshakeFailed(failed *openError) obstacle {
 	switch {
 	case errors.As(failed.err, &certificate), errors.As(failed.err, new(x509.HostnameError)):
 		return obstacle{text: text, change: "the certificate: its name, its dates, its chain; " +
-			"SSL_CERT_FILE names other trusted certificates"}
+			"-cacert FILE trusts others, -k any"}
 	case errors.As(failed.err, &noTLS):
 		return obstacle{text: text, change: "http:// instead of https://, or the port"}
 	}

@@ -85,8 +85,7 @@ var apache = &product{
 	cures: map[fault]string{
 		buffering: "flushpackets=on in ProxyPass, and no BUFFER or SUBSTITUTE output filter " +
 			"for the stream",
-		compression: "SetEnvIf Request_URI ^/stream no-gzip with the stream's path: mod_deflate " +
-			"holds events back",
+		compression:    "SetEnvIf Request_URI ^/stream no-gzip with the stream's path",
 		silence:        "timeout=3600 in ProxyPass",
 		badGateway:     "the address in ProxyPass: Apache does not understand the answer",
 		noUpstream:     "the address in ProxyPass, or start the server there; see the error log",
@@ -115,7 +114,7 @@ var lighttpd = &product{
 	cures: map[fault]string{
 		buffering:      "server.stream-response-body = 2: without it the whole response is stored",
 		compression:    "text/event-stream out of deflate.mimetypes",
-		silence:        `"read-timeout" => 3600 in proxy.server, and server.max-write-idle = 3600`,
+		silence:        `"read-timeout" => 3600 in proxy.server`,
 		badGateway:     "the host and port in proxy.server, or start the server there",
 		noUpstream:     "the host and port in proxy.server, or start the server there",
 		gatewayTimeout: `"read-timeout" => 3600 in proxy.server, or the server: flush the head at once`,
