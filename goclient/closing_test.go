@@ -47,7 +47,7 @@ func TestDoctorTellsLimitsApart(t *testing.T) {
 			"whatever was sent: a limit on the whole response; .. => Caddy: no write in the timeouts"},
 		{"age, and nginx has no such limit", nginx, []time.Duration{30 * s, 30 * s},
 			[]time.Duration{s / 2, s / 3}, "", true,
-			"a limit on the whole response; .. => what else stands between .. nginx) has no such setting"},
+			"a limit on the whole response; .. => what else stands between .. no such setting in nginx"},
 		{"age of the server", nil, []time.Duration{30 * s, 30 * s}, []time.Duration{s / 2, s / 3}, "", false,
 			"a limit on the whole response; run again with -direct => the server: no write timeout"},
 		{"silent throughout", nil, []time.Duration{0, 0}, []time.Duration{60 * s, 60 * s}, "", false,

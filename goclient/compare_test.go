@@ -211,7 +211,7 @@ func TestDoctorHintsAtDelayByHeaders(t *testing.T) {
 	d.plain.opening.answer, d.zipped.opening.answer = 208*time.Millisecond, 203*time.Millisecond
 	d.slowStart()
 	if len(d.notes) != 1 || d.notes[0].Wrong || !matches(d.notes[0].Text+d.notes[0].Change,
-		"the headers took 203 ms at the least .. may be as late .. HAProxy: option http-no-delay") {
+		"the headers took 203 ms at least .. may be as late .. HAProxy: option http-no-delay") {
 		t.Errorf("got %+v", d.notes)
 	}
 }

@@ -35,21 +35,22 @@ func (d *doctor) blame(by culprit) string {
 	case serverDoes:
 		return "the server does it: the direct stream shows it too"
 	case proxyDoes:
-		return "the proxy does it" + d.suspectNames() + ": the direct stream does not show it"
+		names := d.suspectNames()
+		if names != "" {
+			names = " (" + names + ")"
+		}
+		return "the proxy does it" + names + ": the direct stream does not show it"
 	}
 	return "run again with -direct URL to see whether the proxy or the server does it"
 }
 
-// suspectNames gives the names of the products in parentheses, or nothing.
+// suspectNames gives the names of the products between here and the server.
 func (d *doctor) suspectNames() string {
 	var names []string
 	for _, p := range d.suspects() {
 		names = append(names, p.name)
 	}
-	if len(names) == 0 {
-		return ""
-	}
-	return " (" + strings.Join(names, ", ") + ")"
+	return strings.Join(names, ", ")
 }
 
 // cure gives the settings against f, one a line, for the hop that does it.
@@ -78,8 +79,8 @@ func (d *doctor) cure(f fault, by culprit) string {
 // curesOfAll is for a fault of a product that is not known, or not of the product that is.
 func (d *doctor) curesOfAll(f fault) (lines []string) {
 	if len(d.suspects()) > 0 {
-		return []string{"what else stands between, such as a load balancer" +
-			d.suspectNames() + " has no such setting"}
+		return []string{"what else stands between, such as a load balancer; there is no such " +
+			"setting in " + d.suspectNames()}
 	}
 	for _, p := range products {
 		line, ok := p.cure(f)
@@ -350,8 +351,8 @@ func (d *doctor) lostBeats() {
 		// The direct stream's heartbeats may be out of step.
 		came, usual := p.beatsSince(p.conns[0].from), q.beatsSince(p.conns[0].from)
 		if usual > came+1 && usual > came*3/2 {
-			d.wrongly(d.cure(buffering, proxyDoes), "%d heartbeats came, on the direct stream %d; %s",
-				came, usual, d.blame(proxyDoes))
+			d.wrongly(d.cure(buffering, proxyDoes), "%d heartbeats came, on the direct stream "+
+				"%d; %s", came, usual, d.blame(proxyDoes))
 			return
 		}
 	}

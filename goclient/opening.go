@@ -286,8 +286,8 @@ func (d *doctor) delayedHeaders() {
 	took := min(d.plain.opening.answer, d.zipped.opening.answer)
 	usual := max(d.direct.opening.answer, d.directZ.opening.answer)
 	if took-usual > d.lateAfter() {
-		d.advise(d.cure(delay, proxyDoes), "the headers took %s at the least, on the direct stream "+
-			"%s at the most: events may be as late", secs(took), secs(usual))
+		d.advise(d.cure(delay, proxyDoes), "the headers took %s at least, on the direct stream %s "+
+			"at most: events may be as late", secs(took), secs(usual))
 	}
 }
 

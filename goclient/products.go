@@ -117,7 +117,8 @@ var lighttpd = &product{
 		silence:        `"read-timeout" => 3600 in proxy.server`,
 		badGateway:     "the host and port in proxy.server, or start the server there",
 		noUpstream:     "the host and port in proxy.server, or start the server there",
-		gatewayTimeout: `"read-timeout" => 3600 in proxy.server, or the server: flush the head at once`,
+		gatewayTimeout: `"read-timeout" => 3600 in proxy.server, or the server: flush the head ` +
+			"at once",
 	},
 }
 
