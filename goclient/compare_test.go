@@ -61,6 +61,13 @@ func clockFeed(asked, n int) (string, int) {
 // sameFeed sends the same data each time, without ids.
 func sameFeed(asked, n int) (string, int) { return "tick", asked + n*1000 }
 
+// historyFeed sends the newest events anew to each connection, then one each five seconds.
+func historyFeed(asked, n int) (string, int) {
+	const history = 20
+	number := asked/5000 - history + n + 1
+	return fmt.Sprint("shared ", number), max(asked, number*5000)
+}
+
 // burstFeed sends three events each five seconds.
 func burstFeed(asked, n int) (string, int) { return fmt.Sprint(asked, " ", n), asked + n/3*5000 + n%3 }
 
@@ -109,10 +116,11 @@ func (d *doctor) wrongTexts() (texts []string) {
 func TestDoctorAccusesNoHealthyStream(t *testing.T) {
 	for name, f := range map[string]feed{
 		"shared": sharedFeed(0), "counting": countingFeed, "random": randomFeed,
-		"clock": clockFeed, "same": sameFeed, "bursts": burstFeed,
+		"clock": clockFeed, "same": sameFeed, "bursts": burstFeed, "history": historyFeed,
 	} {
 		for _, isAlone := range []bool{false, true} {
 			d := doctorOf(f, f)
+			d.zipped.header.Set("Content-Encoding", "gzip")
 			if isAlone {
 				d.direct, d.directZ = nil, nil
 			}
@@ -135,6 +143,7 @@ func TestDoctorTellsWhoseEventsTheyAre(t *testing.T) {
 		{"shared, late", sharedFeed(200), sharedFeed(0), shared},
 		{"shared, as late as the streams began", sharedFeed(713), sharedFeed(0), shared},
 		{"shared, held", sharedFeed(0).hold(), sharedFeed(0), shared},
+		{"shared, and newcomers get the history", historyFeed, historyFeed, shared},
 		{"counting", countingFeed, countingFeed, own},
 		{"random", randomFeed, randomFeed, own},
 		{"clock", clockFeed, clockFeed, own},
@@ -240,7 +249,7 @@ func TestDoctorIgnoresWhatReconnectsBrought(t *testing.T) {
 	t0 := time.Now()
 	at := func(s int) time.Time { return t0.Add(time.Duration(s) * time.Second) }
 	ref := &probe{arrivals: []arrival{{key: "1", at: at(1)}, {key: "2", at: at(2)},
-		{key: "3", at: at(3)}, {key: "4", at: at(9)}}}
+		{key: "3", at: at(3)}, {key: "4", at: at(9)}, {key: "5", at: at(10)}, {key: "5", at: at(11)}}}
 	p := &probe{
 		conns: []lifetime{{from: at(0), to: at(2), err: io.EOF}, {from: at(8)}},
 		arrivals: []arrival{{key: "1", at: at(2), opened: at(0)},

@@ -29,10 +29,7 @@ func (d *doctor) suspects() []*product {
 
 	header = d.plain.answerHeader()
 	if header == nil {
-		header = askHead(d.plain.target, d.plain.target.url.Host)
-	}
-	if header == nil {
-		header = askHead(d.plain.target, "invalid") // no proxy may pass it on
+		header = askHead(d.plain.target)
 	}
 	for _, p := range markedProducts(header) {
 		isServer := d.direct != nil && p.markedIn(d.direct.answerHeader())
@@ -55,9 +52,10 @@ func askInvalid(t *target) (header http.Header, body string) {
 	return ask(t, http.MethodGet, request)
 }
 
-// askHead gives the header of the answer to HEAD. It comes where a stream's own is held back.
-func askHead(t *target, host string) http.Header {
-	request := fmt.Sprintf("HEAD %s HTTP/1.1\r\nHost: %s\r\n\r\n", t.url.RequestURI(), host)
+// askHead gives the header of the answer to HEAD. It comes where a stream's own is held back. A
+// proxy that knows its hosts answers itself, as it does not know this one.
+func askHead(t *target) http.Header {
+	request := fmt.Sprintf("HEAD %s HTTP/1.1\r\nHost: invalid\r\n\r\n", t.url.RequestURI())
 	header, _ := ask(t, http.MethodHead, request)
 	return header
 }

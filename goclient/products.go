@@ -112,11 +112,11 @@ var lighttpd = &product{
 	name:  "lighttpd",
 	marks: []mark{{"Server", "lighttpd"}},
 	cures: map[fault]string{
-		buffering:      "server.stream-response-body = 2: without it the whole response is stored",
-		compression:    "text/event-stream out of deflate.mimetypes",
-		silence:        `"read-timeout" => 3600 in proxy.server`,
-		badGateway:     "the host and port in proxy.server, or start the server there",
-		noUpstream:     "the host and port in proxy.server, or start the server there",
+		buffering:   "server.stream-response-body = 2: without it the whole response is stored",
+		compression: "text/event-stream out of deflate.mimetypes",
+		silence:     `"read-timeout" => 3600 in proxy.server`,
+		badGateway:  "the host and port in proxy.server, or start the server there",
+		noUpstream:  "the host and port in proxy.server, or start the server there",
 		gatewayTimeout: `"read-timeout" => 3600 in proxy.server, or the server: flush the head ` +
 			"at once",
 	},
