@@ -93,6 +93,7 @@ func (d *doctor) curesOfAll(f fault) (lines []string) {
 
 // diagnose adds the findings in the order in which a person would look.
 func (d *doctor) diagnose() {
+	d.busy()
 	if d.direct != nil && !d.direct.isOpened() {
 		d.directNotOpened()
 	}
@@ -100,7 +101,6 @@ func (d *doctor) diagnose() {
 		d.notOpened()
 		return
 	}
-	d.busy()
 	d.slowStart()
 	held := d.heldBack()
 	d.compressed(held)
@@ -123,6 +123,10 @@ func (d *doctor) directNotOpened() {
 
 // busy warns where this machine delayed what it measured.
 func (d *doctor) busy() {
+	isShort := d.end.Sub(d.start) < time.Second
+	if isShort {
+		return
+	}
 	if d.usualPause > lateAfter/10 || d.longestPause > lateAfter {
 		d.advise("the load of this machine, or run sse-client on another", "this machine was "+
 			"busy: sse-client did not run for up to %s; what is late by less than %s is not seen",

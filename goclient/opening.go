@@ -285,7 +285,7 @@ func (d *doctor) delayedHeaders() {
 	}
 	took := min(d.plain.opening.answer, d.zipped.opening.answer)
 	usual := max(d.direct.opening.answer, d.directZ.opening.answer)
-	if took-usual > d.lateAfter() {
+	if took-usual > lateAfter {
 		d.advise(d.cure(delay, proxyDoes), "the headers took %s at least, on the direct stream %s "+
 			"at most: events may be as late", secs(took), secs(usual))
 	}
