@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -127,5 +128,23 @@ func TestDoctorWatchesSilentStreamLonger(t *testing.T) {
 	d := &doctor{plain: closed, start: time.Now().Add(-time.Minute)}
 	if !d.hasSeenEnough(0) {
 		t.Error("goes on though the silent stream was closed")
+	}
+}
+
+func TestDoctorNamesStreamThatIsNotReopened(t *testing.T) {
+	for _, isBack := range []bool{false, true} {
+		d := doctorOf(randomFeed, randomFeed)
+		d.plain = endless()
+		d.plain.live(0, time.Second, 0)
+		d.plain.failed(errors.New("answered 503"))
+		if isBack {
+			d.plain.conns = append(d.plain.conns, lifetime{})
+		}
+		d.notReopened()
+		wrong := d.wrongTexts()
+		isNamed := len(wrong) == 1 && matches(wrong[0], "did not open again: answered 503")
+		if isNamed == isBack {
+			t.Errorf("is back %v: got %q", isBack, wrong)
+		}
 	}
 }

@@ -146,7 +146,7 @@ func (p *probe) byClock() (late []time.Duration) {
 		}
 		late = append(late, a.at.Sub(a.made))
 	}
-	if len(late) == 0 {
+	if len(late) == 0 || p.hasCoarseTimes() {
 		return nil
 	}
 	slices.Sort(late)
@@ -154,6 +154,17 @@ func (p *probe) byClock() (late []time.Duration) {
 		late[i] -= late[0]
 	}
 	return late
+}
+
+// hasCoarseTimes tells whether the times in the ids are whole tenths of a second, such as seconds
+// times 1,000. They say too little.
+func (p *probe) hasCoarseTimes() bool {
+	for _, a := range p.arrivals {
+		if !a.made.IsZero() && a.made.UnixMilli()%100 != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // A shape is the number of events of a stream in some time, and how they were bundled.

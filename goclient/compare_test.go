@@ -245,6 +245,22 @@ func TestDoctorAccusesCompressionWhereThereIsSome(t *testing.T) {
 	}
 }
 
+func TestDoctorGoesByPreciseTimesInIDs(t *testing.T) {
+	for _, unit := range []int64{1, 1000} {
+		d := doctorOf(randomFeed, randomFeed)
+		d.direct, d.directZ = nil, nil
+		for i := range d.plain.arrivals {
+			a := &d.plain.arrivals[i]
+			made := a.at.UnixMilli() - int64(i%3)*400 - 7
+			a.made = time.UnixMilli(made / unit * unit)
+		}
+		d.heldBack()
+		if isHeld := len(d.wrongTexts()) > 0; isHeld != (unit == 1) {
+			t.Errorf("times in units of %d ms: %+v", unit, d.notes)
+		}
+	}
+}
+
 func TestDoctorIgnoresWhatReconnectsBrought(t *testing.T) {
 	t0 := time.Now()
 	at := func(s int) time.Time { return t0.Add(time.Duration(s) * time.Second) }

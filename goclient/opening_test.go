@@ -235,6 +235,16 @@ func TestDoctorNamesWhatNeverAnswers(t *testing.T) {
 	}
 }
 
+func TestDoctorNamesSlowConnection(t *testing.T) {
+	d := doctorOf(sharedFeed(0), sharedFeed(0))
+	d.plain.opening.dial = 3 * time.Second
+	d.slowStart()
+	if wrong := d.wrongTexts(); len(wrong) != 1 || !matches(wrong[0],
+		"the TCP connection to proxy took 3.0 s => packets are lost") {
+		t.Errorf("got %q", wrong)
+	}
+}
+
 // A server that fails only for clients that ask for gzip, as all browsers do.
 func TestDoctorNamesGzipThatNeverOpens(t *testing.T) {
 	t.Parallel()
