@@ -204,6 +204,21 @@ func TestDoctorNeedsTenEventsToCompare(t *testing.T) {
 	}
 }
 
+// A stream that is closed again and again gets fewer events, and that is no buffering.
+func TestDoctorTakesNoCutForBuffering(t *testing.T) {
+	for _, isCut := range []bool{false, true} {
+		seldom := func(asked, n int) (string, int) { return randomFeed(asked, n*3) }
+		d := doctorOf(seldom, randomFeed)
+		if isCut {
+			d.plain.conns[0].err = io.EOF
+		}
+		d.heldBack()
+		if isAccused := len(d.wrongTexts()) > 0; isAccused == isCut {
+			t.Errorf("cut %v: got %+v", isCut, d.notes)
+		}
+	}
+}
+
 func TestDoctorNotesBundlesWithoutDirect(t *testing.T) {
 	held := feed(randomFeed).hold()
 	d := doctorOf(held, held)
