@@ -96,6 +96,7 @@ func (d *doctor) diagnose() {
 	d.busy()
 	if d.direct != nil && !d.direct.isOpened() {
 		d.directNotOpened()
+		return
 	}
 	if !d.plain.isOpened() {
 		d.notOpened()
@@ -112,12 +113,12 @@ func (d *doctor) diagnose() {
 	d.headers()
 }
 
-// directNotOpened goes on without the direct stream, unless that failed as the other did.
+// directNotOpened ends the diagnosis, as there is nothing to compare with.
 func (d *doctor) directNotOpened() {
 	o := d.direct.obstacle(d.end.Sub(d.direct.started))
 	d.wrongly("-direct: "+d.changeFor(o, serverDoes), "the direct stream does not open: %s", o.text)
-	if d.plain.isOpened() {
-		d.direct, d.directZ = nil, nil
+	if !d.plain.isOpened() {
+		d.notOpened()
 	}
 }
 

@@ -152,10 +152,15 @@ func (p *probe) run(ctx context.Context, wait time.Duration) {
 	newStream(p.target, p).keepOpen(httptrace.WithClientTrace(ctx, p.trace()))
 }
 
-// hasSeenEnough tells whether the watch can end. A stream that does not open needs no watching.
+// hasSeenEnough tells whether the watch can end. Streams that do not open need no watching.
 func (d *doctor) hasSeenEnough(duration time.Duration) bool {
-	wasTried := d.direct == nil || d.direct.wasTried()
-	if d.plain.neverOpened() && wasTried {
+	isDead := d.plain.neverOpened()
+	wasTried := d.plain.wasTried()
+	if d.direct != nil {
+		isDead = isDead || d.direct.neverOpened()
+		wasTried = wasTried && d.direct.wasTried()
+	}
+	if isDead && wasTried {
 		return true
 	}
 
