@@ -60,7 +60,7 @@ func scripts(path, text string) []script {
 
 // runElsewhere lists the commands that TestDocsCommandsRun does not run, and who runs them.
 var runElsewhere = []struct{ pattern, by string }{
-	{`^\./build\.sh$`, "test.sh"},
+	{`^\./build\.sh( && \./sse-server)?$`, "test.sh, and its smoke test"},
 	{`^\./test\.sh( full)?$`, "CI"},
 	{`^go build -o sse-server main\.go$`, "TestMain, with flags"},
 	{`^(install sse-server|cp deploy/sse-server\.service|systemctl enable) `,
