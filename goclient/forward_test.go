@@ -672,7 +672,13 @@ func forward(t *testing.T, upstream string, args ...string) (got chan string, lo
 	t.Helper()
 	got, log = make(chan string, 10000), &lockedBuffer{}
 	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
+		if r.Method == http.MethodGet { // of another test, whose server had this port before
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil || len(body) == 0 {
+			t.Errorf("the edge got %s %s from %s, %q, %v", r.Method, r.URL, r.UserAgent(), body, err)
+		}
 		got <- string(body)
 	})
 	ctx, stop := context.WithCancel(context.Background())
