@@ -14,6 +14,7 @@ fail() {
 }
 command -v curl >/dev/null || fail "curl is needed for the smoke test"
 
+: >"$tmp/log" # the server may start after the first look
 ./sse-server -addr 127.0.0.1:0 -heartbeat 500ms 2>"$tmp/log" &
 server=$!
 url=
