@@ -2,6 +2,7 @@
 # Compares the metrics in the stream with top, free, df, uptime and the network's own counters: on the
 # idle host, then with two busy loops, 1 GiB allocated and, as root, a full loop-mounted file system and
 # 20 Mbps between two network namespaces. Needs curl, procps, iproute2 and python3. Takes 20 s.
+#   bench/agree.sh | bench/put.sh agree    puts the table into docs/benchmarks.md
 set -eu
 cd "$(dirname "$0")/.."
 [ -x ./sse-server ] || ./build.sh >/dev/null

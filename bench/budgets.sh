@@ -2,6 +2,7 @@
 # Compares the server with the baseline, bench/baseline.c: one thread, one write(2) for each stream.
 # The server runs on core 0, the client on core 1. Prints medians of interleaved runs.
 # Needs Linux, two cores, a C compiler, curl and python3. One build takes about eight minutes.
+#   bench/budgets.sh | bench/put.sh budgets    puts the tables into docs/benchmarks.md
 #   BUILDS   builds to measure beside the working tree's ("this"): "old=/path/to/sse-server …";
 #            ./build.sh stamps each with its commit, which -version prints
 #   RUNS     runs of each kind (5); STREAMS: streams in a run (10000); ROUNDS: events in a run (20)
