@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -261,11 +262,43 @@ func TestServerRestartKeepsActivities(t *testing.T) {
 	s.waitForStreams(t, 1)
 }
 
+// A proxy may pass on the stream alone.
+func TestHistoryMissingLeavesThePageLive(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms")
+	var asked atomic.Int32
+	p := open(t, s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.URL.Path == "/dashboard/history" {
+			asked.Add(1)
+			http.NotFound(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}).URL+"/", ownClock)
+	p.mayFail()
+	p.waitForState("live")
+	eval[bool](p, "watchStates(), true")
+	for range 3 {
+		n := asked.Load()
+		eval[int](p, "connection.historyAt = 0")
+		eventually(t, "another request for the history", func() bool { return asked.Load() > n })
+		id := eval[int64](p, "dashboard.id")
+		p.waitFor(fmt.Sprintf("dashboard.id > %d", id))
+	}
+	if got := p.seen(); !slices.Equal(got, []string{"live"}) {
+		t.Errorf("the page was %q", got)
+	}
+	if got := len(p.slots()); got == 0 {
+		t.Error("nothing is drawn")
+	}
+}
+
 func TestServerStalledIsStaleAndRecovers(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-interval", "500ms")
 	p := open(t, s.url+"/")
 	p.waitForState("live")
+	p.waitFor("dashboard.counted > 0")
 	p.mayFail()
 	s.stop()
 	t.Logf("stale %v after the server was stopped", p.waitForState("stale").Round(time.Millisecond))

@@ -21,6 +21,27 @@ func external() snapshot {
 	return s
 }
 
+// keepPutting puts another external snapshot twice a second, until the function it returns is called.
+func (s *server) keepPutting(t *testing.T) (stop func()) {
+	done, ended := make(chan bool), make(chan bool)
+	go func() {
+		defer close(ended)
+		for n := 0; ; n++ {
+			put := external()
+			put.Status.LastCheck = fmt.Sprintf("check %d", n)
+			s.put(t, put.json())
+			select {
+			case <-time.After(500 * time.Millisecond):
+			case <-done:
+				return
+			}
+		}
+	}()
+	stop = sync.OnceFunc(func() { close(done); <-ended })
+	t.Cleanup(stop)
+	return stop
+}
+
 // waitForSource waits for the source and for lines of it alone.
 func (p *tab) waitForSource(kind string) {
 	p.Helper()
@@ -42,7 +63,7 @@ func TestSourceChangeBeginsTheLinesAnew(t *testing.T) {
 	follower.waitFor("lines.slots.length >= 2")
 	first := p.slots()[0].Time
 
-	s.put(t, external().json())
+	stop := s.keepPutting(t)
 	for _, p := range []*tab{p, follower} {
 		p.waitForSource("external")
 		if got := p.text("#disk .highest"); got != "77%" {
@@ -50,6 +71,7 @@ func TestSourceChangeBeginsTheLinesAnew(t *testing.T) {
 		}
 	}
 
+	stop()
 	s.remove(t)
 	for _, p := range []*tab{p, follower} {
 		p.waitForSource("host")
@@ -177,10 +199,9 @@ func TestSourceFlappingEndsRight(t *testing.T) {
 		time.Sleep(150 * time.Millisecond)
 	}
 	p.waitForSource("host")
-	s.put(t, external().json())
+	stop := s.keepPutting(t)
 	p.waitForSource("external")
-	s.put(t, external().json())
-	p.waitForSource("external")
+	stop()
 	s.remove(t)
 	p.waitForSource("host")
 }
@@ -213,9 +234,7 @@ func TestSourceLateHistoryIsPutRight(t *testing.T) {
 		time.Sleep(1500 * time.Millisecond) // it would ask again by now
 	}()
 	p.waitFor(`dashboard.source.kind === "external"`)
-	later := external()
-	later.Status.LastCheck = "later"
-	s.put(t, later.json())
+	s.keepPutting(t)
 	p.waitForSource("external")
 }
 

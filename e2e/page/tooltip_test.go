@@ -71,17 +71,17 @@ func TestTooltipStaysAtItsTime(t *testing.T) {
 	t.Parallel()
 	f := startFake(t)
 	var cpu []float64
-	for i := range 290 {
+	for i := range 250 {
 		cpu = append(cpu, float64(i%100))
 	}
 	at := time.Now()
 	f.tell(func(h *history) {
 		h.Samples = samplesOf(at, cpu...)
-		h.Samples[145].Max = map[string]float64{"cpu": 99.4}
+		h.Samples[125].Max = map[string]float64{"cpu": 99.4}
 	})
 	p := open(t, f.url+"/")
 	f.send(t, at, madeUp("45%").json())
-	p.waitFor("lines.slots.length >= 290")
+	p.waitFor("lines.slots.length >= 240")
 	x, y := p.middle("#memory .line")
 	p.do(chromedp.MouseEvent(input.DispatchMouseEventTypeMouseMoved, x, y))
 	picked := p.mustTip("pointing at")
@@ -176,14 +176,14 @@ func TestTooltipStaysOnTheScreen(t *testing.T) {
 	f := startFake(t)
 	at := time.Now()
 	f.tell(func(h *history) {
-		h.Samples = samplesOf(at, repeat(50, 299)...)
+		h.Samples = samplesOf(at, repeat(50, 280)...)
 		for i := range h.Samples {
 			h.Samples[i].Max = map[string]float64{"cpu": 100, "network": 1250, "response_time": 1400}
 		}
 	})
 	p := open(t, f.url+"/")
 	f.send(t, at, madeUp("50%").json())
-	p.waitFor("lines.slots.length >= 299")
+	p.waitFor("lines.slots.length >= 270")
 	for _, width := range []int64{320, 375, 768, 1280, 1920} {
 		p.do(chromedp.EmulateViewport(width, 800))
 		eval[bool](p, `document.querySelector("#cpu .line").focus(), true`)
