@@ -3,17 +3,11 @@ package e2e
 import (
 	"bufio"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,31 +19,27 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sse-server/e2e/proxies"
 )
 
 // Each proxy runs with the file of deploy/, but for port, certificate and the server's port.
 func TestDeployProxyDeliversEachEventAtOnce(t *testing.T) {
 	t.Parallel()
-	for _, p := range []struct {
-		program, file string
-		conf          func(file, dir, addr, server string) (conf string, args []string)
-	}{
-		{"nginx", "nginx.conf", nginxConf},
-		{"caddy", "Caddyfile", caddyConf},
-		{"haproxy", "haproxy.cfg", haproxyConf},
-	} {
-		p := p
-		t.Run(p.program, func(t *testing.T) {
+	for _, x := range proxies.All {
+		x := x
+		if x.File == "" {
+			continue
+		}
+		t.Run(x.Name, func(t *testing.T) {
 			t.Parallel()
-			need(t, p.program)
+			needProxy(t, x)
 			s := startServer(t, "-interval", "0", "-heartbeat", "400ms",
 				"-origins", "https://dashboard.example.com")
 			s.waitForSnapshot(t)
-			dir, addr := proxyDir(t), freeAddr(t)
-			writeCertificate(t, dir+"/tls.pem")
-			conf, args := p.conf(read(t, "deploy/"+p.file), dir, addr, s.addr)
-			startProxy(t, p.program, addr, dir, conf, args)
-			checkProxy(t, &s.server, addr)
+			place := proxyPlace(t, s.addr)
+			startProxy(t, x, place)
+			checkProxy(t, &s.server, place.Addr)
 		})
 	}
 }
@@ -272,16 +262,45 @@ func proxyDir(t *testing.T) string {
 	return dir
 }
 
-// startProxy runs a proxy with conf in the file conf of dir until the test ends. What it says is
-// shown if the test fails.
-func startProxy(t testing.TB, program, addr, dir, conf string, args []string) *exec.Cmd {
+// proxyPlace is where a proxy before the server at addr may run.
+func proxyPlace(t *testing.T, server string) proxies.Place {
 	t.Helper()
-	write(t, dir+"/conf", conf)
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
-	startLogged(t, cmd, program)
-	eventually(t, program+" listens", func() bool { return listens(addr) })
-	return cmd
+	p := proxies.Place{
+		Dir: proxyDir(t), Addr: freeAddr(t), Inner: freeAddr(t), Server: server,
+		Host: "dashboard.example.com", Deploy: "deploy",
+	}
+	if err := proxies.WriteCertificate(p.Dir, p.Host); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func needProxy(t *testing.T, x proxies.Proxy) {
+	t.Helper()
+	missing := x.Missing()
+	if missing != "" {
+		t.Skipf("%s is not installed", missing)
+	}
+}
+
+// startProxy runs a proxy until the test ends. What it says is shown if the test fails.
+func startProxy(t *testing.T, x proxies.Proxy, p proxies.Place) (last *exec.Cmd) {
+	t.Helper()
+	commands, err := x.Commands(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cmd := range commands {
+		cmd := cmd
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		startLogged(t, cmd, cmd.Args[0])
+		t.Cleanup(func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }) // with its workers
+		last = cmd
+	}
+	eventually(t, x.Name+" listens", func() bool {
+		return listens(p.Addr) && (len(commands) == 1 || listens(p.Inner))
+	})
+	return last
 }
 
 // A proxied is the server as a browser sees it: with HTTP/2 and TLS through a proxy at addr.
@@ -408,67 +427,4 @@ func checkOthersThrough(t *testing.T, p *proxied, prefix string) {
 			t.Errorf("posting through the proxy with %q returns %s", header, resp.Status)
 		}
 	}
-}
-
-func nginxConf(file, dir, addr, server string) (string, []string) {
-	return nginxHTTP(dir, strings.NewReplacer(
-		"127.0.0.1:3001", server,
-		"listen 443", "listen "+addr,
-		"/etc/ssl/certs/dashboard.pem", dir+"/tls.pem",
-		"/etc/ssl/private/dashboard.key", dir+"/tls.pem",
-	).Replace(file))
-}
-
-// nginxHTTP is a whole configuration around the text of its http block, and nginx's arguments.
-func nginxHTTP(dir, text string) (string, []string) {
-	conf := "daemon off; master_process off; pid " + dir + "/pid; error_log stderr;\n" +
-		"events {}\nhttp { access_log off;"
-	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-		conf += " " + kind + "_temp_path " + dir + "/" + kind + ";"
-	}
-	return conf + "\n" + text + "}\n", []string{"-p", dir, "-c", dir + "/conf", "-e", "stderr"}
-}
-
-func caddyConf(file, dir, addr, server string) (string, []string) {
-	_, port, _ := net.SplitHostPort(addr)
-	file = strings.NewReplacer(
-		"127.0.0.1:3001", server,
-		"dashboard.example.com {",
-		"dashboard.example.com:"+port+" {\n\ttls "+dir+"/tls.pem "+dir+"/tls.pem\n",
-	).Replace(file)
-	return "{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + file,
-		[]string{"run", "--adapter", "caddyfile", "--config", dir + "/conf"}
-}
-
-func haproxyConf(file, dir, addr, server string) (string, []string) {
-	return strings.NewReplacer(
-		"127.0.0.1:3001", server,
-		"bind :443", "bind "+addr,
-		"/etc/haproxy/dashboard.pem", dir+"/tls.pem",
-	).Replace(file), []string{"-db", "-f", dir + "/conf"}
-}
-
-// writeCertificate writes a self-signed certificate for dashboard.example.com and 127.0.0.1, and
-// its key.
-func writeCertificate(t testing.TB, file string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		DNSNames:     []string{"dashboard.example.com"}, IPAddresses: []net.IP{{127, 0, 0, 1}},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, file, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))+
-		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})))
 }

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sse-server/e2e/proxies"
 )
 
 // httpClients read the stream with the settings that they come with.
@@ -51,16 +52,14 @@ var ways = []struct {
 // startVarnish runs Varnish as it is without any setting.
 func startVarnish(t *testing.T, s *server) (addr string) {
 	t.Helper()
-	need(t, "varnishd")
-	host, port, err := net.SplitHostPort(s.addr)
-	if err != nil {
-		t.Fatal(err)
+	place := proxyPlace(t, s.addr)
+	for _, x := range proxies.Bare {
+		if x.Name == "Varnish" {
+			needProxy(t, x)
+			startProxy(t, x, place)
+		}
 	}
-	dir, addr := proxyDir(t), freeAddr(t)
-	conf := fmt.Sprintf("vcl 4.1;\nbackend default { .host = %q; .port = %q; }\n", host, port)
-	startProxy(t, "varnishd", addr, dir, conf,
-		[]string{"-F", "-n", dir + "/varnish", "-a", addr, "-f", dir + "/conf"})
-	return addr
+	return place.Addr
 }
 
 // A clientRun is what a client has shown of its stream.

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sse-server/e2e/proxies"
 )
 
 // scale is how many streams a test opens at most: SSE_SCALE, where it measures and so runs alone,
@@ -145,17 +147,15 @@ func TestScaleViewersOfADeadEdgeComeBack(t *testing.T) {
 	edges := []*process{
 		startEdge(t, upstream.addr), startEdge(t, upstream.addr), startEdge(t, upstream.addr),
 	}
-	dir, addr := proxyDir(t), freeAddr(t)
+	place := proxyPlace(t, "")
 	conf := read(t, "deploy/edges/haproxy.cfg")
 	for i, edge := range edges {
 		conf = strings.ReplaceAll(conf, fmt.Sprintf("10.0.0.%d:3001", i+1), edge.addr)
 	}
-	writeCertificate(t, dir+"/tls.pem")
-	conf, args := haproxyConf(conf, dir, addr, "")
-	proxy := startProxy(t, "haproxy", addr, dir, conf, args)
+	proxy := startProxy(t, proxies.HAProxy(conf), place)
 	alone := usage(t, proxy.Process.Pid)
-	load := startLoad(t, n, "https://"+addr+"/dashboard/stream", edges,
-		"SSL_CERT_FILE="+dir+"/tls.pem")
+	load := startLoad(t, n, "https://"+place.Addr+"/dashboard/stream", edges,
+		"SSL_CERT_FILE="+place.Dir+"/ca.pem")
 	before := usage(t, proxy.Process.Pid)
 	const events = 4
 	v := follow(t, edges[0].addr)
