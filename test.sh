@@ -1,7 +1,8 @@
 #!/bin/sh
 # Tests the server and sse-client.
 #   ./test.sh        format, vet, unit tests, build and a smoke test: Go and curl, about a minute
-#   ./test.sh full   also the tests of the built programs (e2e) and of the page in a browser
+#   ./test.sh full   also the tests of the built programs (e2e), of the page in a browser, and of
+#                    clients and proxies (e2e/interop)
 # With a C compiler the unit tests use the race detector. Skipped tests and the reasons come last.
 set -eu
 cd "$(dirname "$0")"
@@ -32,6 +33,18 @@ run() {
 		/--- SKIP: / { print $3 ": " why[$3] }' "$tmp/log" >>"$tmp/skipped"
 }
 
+# module FOLDER TIMEOUT: tests a module of its own.
+module() {
+	if ! (cd "$1" && go mod download) >"$tmp/modules" 2>&1; then
+		skip "$1: its Go modules cannot be downloaded: $(head -n 1 "$tmp/modules")"
+		return
+	fi
+	cd "$1"
+	go vet .
+	run "$1" -timeout "$2" .
+	cd - >/dev/null
+}
+
 say "gofmt"
 unformatted=$("$(go env GOROOT)/bin/gofmt" -l .)
 [ -z "$unformatted" ] || fail "gofmt would change: $unformatted"
@@ -55,14 +68,9 @@ if [ "${1-}" = full ]; then
 	export SSE_E2E=1
 	run e2e -timeout 15m ./e2e
 	say "tests of the page"
-	if (cd e2e/page && go mod download) >"$tmp/modules" 2>&1; then
-		cd e2e/page
-		go vet .
-		run e2e/page -timeout 10m .
-		cd ../..
-	else
-		skip "e2e/page: its Go modules cannot be downloaded: $(head -n 1 "$tmp/modules")"
-	fi
+	module e2e/page 10m
+	say "clients and proxies"
+	module e2e/interop 10m
 fi
 if [ -s "$tmp/skipped" ]; then
 	say "skipped, and why"

@@ -27,9 +27,10 @@ type Proxy struct {
 	Programs []string
 	Version  []string // the command that prints its version
 	File     string   // its configuration in deploy/; "" if there is none
-	Line     string   // what it cannot do without, if there is no File
+	Line     string   // the setting that it cannot do without, if there is no File and there is one
 	TLS      bool
 	HTTP2    bool
+	Holds    bool // it holds events back
 	conf     func(p Place, file string) (conf string, commands [][]string)
 }
 
@@ -61,11 +62,11 @@ var All = []Proxy{
 	},
 	{
 		Name: "Squid", Programs: []string{"squid"}, Version: []string{"squid", "-v"},
-		Line: "none", TLS: true, conf: squid,
+		TLS: true, conf: squid,
 	},
 	{
 		Name: "nghttpx", Programs: []string{"nghttpx"}, Version: []string{"nghttpx", "-v"},
-		Line: "none", TLS: true, HTTP2: true, conf: nghttpx,
+		TLS: true, HTTP2: true, conf: nghttpx,
 	},
 }
 
@@ -75,7 +76,7 @@ var Bare = []Proxy{
 	{Name: "nginx", Programs: []string{"nginx"}, conf: bareNginx},
 	{Name: "Apache httpd", Programs: []string{"apache2"}, conf: bareApache},
 	{Name: "Varnish", Programs: []string{"varnishd"}, conf: bareVarnish},
-	{Name: "lighttpd", Programs: []string{"lighttpd"}, conf: bareLighttpd},
+	{Name: "lighttpd", Programs: []string{"lighttpd"}, Holds: true, conf: bareLighttpd},
 }
 
 // Missing names a program of the proxy that is not installed, or "".
@@ -231,7 +232,7 @@ func varnish(p Place, file string) (string, [][]string) {
 	varnishd = append(varnishd, "-p", "feature=+http2", "-p", "send_timeout=3")
 	outerHost, outerPort := hostAndPort(p.Addr)
 	innerHost, innerPort := hostAndPort(p.Inner)
-	hitch := []string{"hitch", "--write-proxy-v2=on", "--user=nobody",
+	hitch := []string{"hitch", "--quiet", "--write-proxy-v2=on", "--user=nobody",
 		"--frontend=[" + outerHost + "]:" + outerPort, "--backend=[" + innerHost + "]:" + innerPort,
 		"--alpn-protos=h2,http/1.1", p.certificate()}
 	return conf, [][]string{varnishd, hitch}

@@ -1,0 +1,4 @@
+import {EventSource} from "eventsource";
+import {showEvent, url} from "./show.mjs";
+
+new EventSource(url).onmessage = showEvent;

@@ -1,0 +1,5 @@
+import {EventSource} from "undici";
+import {showEvent, stayAlive, url} from "./show.mjs";
+
+stayAlive();
+new EventSource(url).onmessage = showEvent;
