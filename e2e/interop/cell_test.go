@@ -225,12 +225,13 @@ func (r *reading) isStarting() bool {
 	return r.record.newest() == 0 && !r.program.hasEnded()
 }
 
-// isDone tells whether the client has ended or, if it comes back by itself, is back.
+// isDone tells whether the client has ended or is back. One that never showed an event is given up.
 func (r *reading) isDone(stopped time.Time) bool {
 	if r.program.hasEnded() {
 		return true
 	}
-	return r.client.returns && (r.record.newest() == 0 || r.record.newest() > stopped.UnixMilli())
+	newest := r.record.newest()
+	return newest == 0 || newest > stopped.UnixMilli()
 }
 
 // cell says what the client has got of these events and of the reference's heartbeats.

@@ -28,6 +28,7 @@ type table struct {
 	bare      []way
 	cells     map[string]map[string]cell // by way and client
 	skipped   []string
+	load      string // of the machine, before
 }
 
 // other is the other server, as a way.
@@ -40,6 +41,7 @@ func TestTableIsWritten(t *testing.T) {
 	}
 	k := newKit(t)
 	x := &table{versions: map[string]string{}, cells: map[string]map[string]cell{}}
+	x.load, _, _ = strings.Cut(oneLine("cat", "/proc/loadavg"), " ")
 	x.findClients(k)
 	x.ways = append([]way{direct}, x.installed(waysThrough(proxies.All, ""))...)
 	x.bare = x.installed(waysThrough(proxies.Bare, " bare"))
@@ -130,9 +132,10 @@ func (x *table) write(t *testing.T) {
 
 // origin says where and when the table was measured.
 func (x *table) origin() string {
-	return fmt.Sprintf("Measured at %s on %s, on %d cores, %s, with all clients at the same time.\n",
+	return fmt.Sprintf("Measured at %s on %s, on %d cores with a load of %s before, %s, "+
+		"with all clients at the same time.\n",
 		oneLine("git", "describe", "--always", "--dirty"), time.Now().UTC().Format("2 January 2006"),
-		runtime.NumCPU(), oneLine("uname", "-sr"))
+		runtime.NumCPU(), x.load, oneLine("uname", "-sr"))
 }
 
 // oneLine is the output of a command that prints one line.
