@@ -147,7 +147,7 @@ func (r *record) has(ids []int64) bool {
 	return true
 }
 
-// after returns the ids after one, in order, and the number of heartbeats since a time.
+// after returns the ids after one, in no order.
 func (r *record) after(id int64) (ids []int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures each client through each way, for about seven minutes, and writes the table of
+# Measures each client through each way, for about ten minutes, and writes the table of
 # docs/interop.md. Run it on a quiet machine. What is not installed is left out by name.
 set -eu
 cd "$(dirname "$0")"
