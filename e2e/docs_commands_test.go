@@ -69,6 +69,7 @@ var runElsewhere = []struct{ pattern, by string }{
 	{`^cp deploy/nginx\.conf /etc/nginx/conf\.d/`, "TestDeployProxyDeliversEachEventAtOnce"},
 	{`(^| )deploy/edges\.sh$`, "TestScaleEdgesScriptLeavesNothing"},
 	{`^deploy/nchan\.sh$`, "TestNchanScriptStartsAllAndLeavesNothing"},
+	{`^e2e/interop/table\.sh$`, "e2e/interop runs its cells; the table takes ten minutes"},
 	{`^bench/`, "CI: bench/compare.sh --quick; the others take minutes of all cores"},
 	{`(^| )go test `, "CI; mustSelectTests checks the names"},
 	{` -doctor `, "goclient: TestDoctor…; it takes 35 s and more"},
