@@ -360,3 +360,24 @@ func TestOutageIsNoGapInTheData(t *testing.T) {
 		t.Errorf("the outage is drawn from %v to %v of the chart, want .8 to .9", edges[0], edges[1])
 	}
 }
+
+// Nobody knows what was in the gap between two outages.
+func TestOutageEndsAtAGap(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	f.tell(func(h *history) {
+		h.Samples = samplesOf(time.Now(), repeat(50, 150)...)
+		for i := 60; i < 120; i++ {
+			h.Samples[i].ResponseTime = nil
+		}
+		h.Samples = append(h.Samples[:75:75], h.Samples[105:]...)
+	})
+	p := open(t, f.url+"/")
+	f.send(t, time.Now(), madeUp("50%").json())
+	p.waitForCPU("50%")
+	p.waitFor(`document.querySelector("#response_time .outage").getAttribute("d")`)
+	d := p.attribute("#response_time .outage", "d")
+	if got := strings.Count(d, "M"); got != 2 {
+		t.Errorf("the outage has %d parts, want 2: %s", got, d)
+	}
+}

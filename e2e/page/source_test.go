@@ -238,6 +238,78 @@ func TestSourceLateHistoryIsPutRight(t *testing.T) {
 	p.waitForSource("external")
 }
 
+// Answers may arrive in another order than they were asked for.
+func TestSourceLateAnswerIsDropped(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-interval", "500ms")
+	holding := &atomic.Bool{}
+	held := make(chan bool)
+	var once sync.Once
+	release := func() { once.Do(func() { close(held) }) }
+	proxy := s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if r.URL.Path != "/dashboard/history" || !holding.CompareAndSwap(true, false) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		answer := httptest.NewRecorder()
+		next.ServeHTTP(answer, r)
+		<-held
+		w.Write(answer.Body.Bytes())
+	})
+	t.Cleanup(release) // before the proxy closes
+	p := open(t, proxy.URL+"/")
+	p.waitFor("lines.slots.length >= 2 && dashboard.counted > 0")
+	holding.Store(true)
+	eval[int](p, "connection.historyAt = 0")
+	eventually(t, "an answer is held", func() bool { return !holding.Load() })
+
+	s.keepPutting(t)
+	p.waitForSource("external")
+	counted := eval[int64](p, "dashboard.counted")
+	release()
+	eval[int](p, "connection.historyAt = 0")
+	p.waitFor(fmt.Sprintf("dashboard.counted > %d", counted))
+	p.waitForSource("external")
+	if got := p.text("#disk .highest"); got != "77%" {
+		t.Errorf("the highest is %s", got)
+	}
+}
+
+// Nobody knows when the next external snapshot comes, and the stream is open.
+func TestExternalLivesWithoutAHistory(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "-edge")
+	s.put(t, external().json())
+	var isBroken atomic.Bool
+	var asked atomic.Int32
+	proxy := s.inFront(t, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if isBroken.Load() && r.URL.Path == "/dashboard/history" {
+			asked.Add(1)
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+	p := open(t, proxy.URL+"/", ownClock)
+	p.waitForSource("external")
+	p.mayFail()
+	isBroken.Store(true)
+	eval[bool](p, "watchStates(), true")
+	for range 3 {
+		n := asked.Load()
+		eval[int](p, "connection.historyAt = 0")
+		eventually(t, "another request for the history", func() bool { return asked.Load() > n })
+		eval[bool](p, drawn)
+	}
+	time.Sleep(time.Second) // for the last answer
+	if got := p.seen(); !slices.Equal(got, []string{"live"}) {
+		t.Errorf("the page was %q", got)
+	}
+	if n := eval[int](p, "watched.streams"); n != 1 {
+		t.Errorf("the page opened %d streams", n)
+	}
+}
+
 func TestExternalLinesBeginEmptyAtEachLoad(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, "-edge")

@@ -70,6 +70,30 @@ func TestTilesAreThoseOfTheSnapshot(t *testing.T) {
 	}
 }
 
+func TestTilesKeepTheFocus(t *testing.T) {
+	t.Parallel()
+	f := startFake(t)
+	p := open(t, f.url+"/")
+	at := time.Now()
+	s := madeUp("45%")
+	f.send(t, at, s.json())
+	p.waitForCPU("45%")
+	eval[bool](p, `document.querySelector("#memory .line").focus(), true`)
+	for i, change := range []func(){
+		func() { s.Metrics["queue"] = "7 jobs" },
+		func() { delete(s.Metrics, "cpu") },
+		func() { s.Metrics["cpu"] = "46%" },
+	} {
+		change()
+		f.send(t, at.Add(time.Duration(i+1)*time.Second), s.json())
+		eventually(t, "a tile for each metric", func() bool { return len(p.keys()) == len(s.Metrics) })
+		id := eval[string](p, `document.activeElement.closest(".tile")?.id ?? "nothing"`)
+		if id != "memory" {
+			t.Errorf("after change %d the focus is on %s", i, id)
+		}
+	}
+}
+
 // The names of metrics are the sender's.
 func TestTilesOfAnyNameAreHarmless(t *testing.T) {
 	t.Parallel()
@@ -230,13 +254,16 @@ func TestAccessibilityOneRegionSpeaks(t *testing.T) {
 	}
 	at := time.Now()
 	list := []activity{}
+	status := "online"
 	send := func(messages ...string) {
 		at = at.Add(time.Second)
 		for _, message := range messages {
 			added := activity{at.Format(time.TimeOnly), message, "success", "activity-success"}
 			list = slices.Insert(list, 0, added)
 		}
-		f.send(t, at, madeUp("45%", list...).json())
+		s := madeUp("45%", list...)
+		s.Status.Status = status
+		f.send(t, at, s.json())
 	}
 	heard := func(want string) {
 		t.Helper()
@@ -260,6 +287,10 @@ func TestAccessibilityOneRegionSpeaks(t *testing.T) {
 		heard("Deployed v44")
 		p.takeSpoken()
 	}
+	status = "degraded"
+	send()
+	heard("egraded")
+	p.takeSpoken()
 	send()
 	p.waitFor(fmt.Sprintf("dashboard.id === %d", at.UnixMilli()))
 	if got := p.takeSpoken(); len(got) > 0 {
