@@ -364,7 +364,10 @@ func TestExternalAgeIsShown(t *testing.T) {
 	}
 
 	// The host's own snapshots come at an interval.
-	f.tell(func(h *history) { h.Source.Kind = "host" })
+	f.tell(func(h *history) {
+		h.Interval = 2
+		h.Source.Kind = "host"
+	})
 	eval[int](p, "connection.historyAt = 0")
 	p.waitFor(`dashboard.source.kind === "host"`)
 	if p.isShown("#age") {
