@@ -2100,6 +2100,7 @@ func (s *SSEServer) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	totals, host := state.totals, state.board.metrics
 	lines := []metricLine{
 		gauge("sse_streams_open", "Open streams.", float64(len(state.conns))),
+		gauge("sse_streams_allowed", "Most open streams.", float64(s.config.maxStreams)),
 		counter("sse_streams_opened_total", "Streams opened.", float64(totals.opened)),
 		counter("sse_streams_rejected_total", "Streams rejected.", float64(totals.rejected)),
 		counter("sse_connections_closed_total", "Connections closed to make room.",
@@ -3781,7 +3782,7 @@ func parseConfig(args []string, getenv func(string) string, stdout io.Writer) (c
 	flags.IntVar(&cfg.maxStreams, "max-streams", cfg.openFiles-reservedFiles(cfg.openFiles),
 		"most open streams")
 	flags.StringVar(&cfg.tokenFile, "token-file", "",
-		"`path` of a file with the token that requests need; or set SSE_TOKEN to it")
+		"`path` of a file with the token that requests need; or set SSE_TOKEN to the token")
 	flags.StringVar(&cfg.logFormat, "log-format", "text", "text or json")
 	logLevel := flags.String("log-level", "info", "debug, info, warn or error")
 

@@ -1249,6 +1249,7 @@ func TestMetricsCountWhatHappened(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		"sse_streams_open":                                                    1,
+		"sse_streams_allowed":                                                 float64(s.config.maxStreams),
 		"sse_streams_opened_total":                                            2,
 		"sse_streams_rejected_total":                                          1,
 		`sse_streams_closed_total{reason="client"}`:                           1,

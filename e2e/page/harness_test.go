@@ -617,7 +617,7 @@ func (p *tab) waitFor(expression string) time.Duration {
 
 func (p *tab) waitForState(state string) time.Duration {
 	p.Helper()
-	return p.waitFor(fmt.Sprintf("document.body.dataset.state === %q", state))
+	return p.waitFor(fmt.Sprintf("document.body?.dataset.state === %q", state))
 }
 
 // waitForText waits until an element has that text.
