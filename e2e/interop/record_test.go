@@ -108,9 +108,9 @@ func (r *record) noteStream(lines *bufio.Scanner) {
 	}
 }
 
-// sseClientLine is a line of sse-client -debug. An event stands after its name, or "event".
+// sseClientLine is a line of sse-client -debug.
 var sseClientLine = regexp.MustCompile(
-	`^[0-9:.]+ (\S+ +id=(\d+) data=(.*)|heartbeat .*|close +(.*))$`)
+	`^[0-9:.]+ (event +id=(\d+) (?:name=\S+ )?data=(.*)|heartbeat .*|close +(.*))$`)
 
 func (r *record) noteSSEClient(lines *bufio.Scanner) {
 	for lines.Scan() {
@@ -123,6 +123,8 @@ func (r *record) noteSSEClient(lines *bufio.Scanner) {
 			r.noteEvent(now, id, len(m[3]))
 		case m[4] == "":
 			r.noteHeartbeat(now)
+		case m[4] == "ended by the server":
+			r.noteEnd("EOF")
 		default:
 			r.noteEnd(m[4])
 		}
