@@ -206,8 +206,9 @@ func (x *table) conspicuous() string {
 		}
 	}
 	if len(all) == 0 {
-		return fmt.Sprintf("In all %d cells: a median of at most %v, both heartbeats, an orderly end, "+
-			"and each client that comes back by itself came back.\n", len(x.ways)*len(x.clients), late)
+		return fmt.Sprintf("In all %d cells: a median of at most %s ms, both heartbeats, an orderly end, "+
+			"and each client that comes back by itself came back.\n",
+			len(x.ways)*len(x.clients), milliseconds(late))
 	}
 	return "Not as it should be:\n\n" + strings.Join(all, "")
 }
