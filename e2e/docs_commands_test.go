@@ -147,8 +147,11 @@ func elsewhere(t testing.TB, c command) string {
 func mustSelectTests(t testing.TB, c command) {
 	t.Helper()
 	folder := "e2e"
-	if strings.Contains(c.text, "cd e2e/page ") {
+	switch {
+	case strings.Contains(c.text, "cd e2e/page "):
 		folder = "e2e/page"
+	case strings.HasSuffix(c.text, " ."):
+		folder = "."
 	}
 	files, _ := filepath.Glob(folder + "/*_test.go")
 	source := ""
@@ -160,9 +163,13 @@ func mustSelectTests(t testing.TB, c command) {
 		t.Errorf("%s: %s: it has no -run", c.path, c.text)
 		return
 	}
-	pattern := strings.Trim(name[1], "'")
-	test := regexp.MustCompile(`(?m)^func Test\w*(` + pattern + `)\w*\(t \*testing\.T`)
-	if !test.MatchString(source) {
+	pattern := regexp.MustCompile(strings.Trim(name[1], "'"))
+	tests := regexp.MustCompile(`(?m)^func (Test\w*)\(t \*testing\.T`)
+	runsOne := false
+	for _, test := range tests.FindAllStringSubmatch(source, -1) {
+		runsOne = runsOne || pattern.MatchString(test[1])
+	}
+	if !runsOne {
 		t.Errorf("%s: %s: it runs no test", c.path, c.text)
 	}
 	for _, variable := range regexp.MustCompile(`SSE_\w+`).FindAllString(c.text, -1) {
@@ -239,6 +246,7 @@ func (r *runner) run(t testing.TB, c command) {
 		"localhost:3001", r.server.addr,
 		"edge:3001", r.server.addr,
 		"upstream:3001", r.upstream.addr,
+		"localhost:3000", r.upstream.addr, // the application
 	).Replace(c.text)
 	text = someTime.ReplaceAllStringFunc(text, func(option string) string {
 		if strings.HasPrefix(option, "-m ") {

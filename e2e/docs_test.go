@@ -1,17 +1,16 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
-	"net/http"
-	"net/http/httptest"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // documents returns the texts for users by path.
@@ -64,6 +63,68 @@ func TestReadmeFiguresAreThoseOfBenchmarks(t *testing.T) {
 	if commit == nil || !strings.Contains(home, commit[1]) {
 		t.Errorf("docs/benchmarks.md has no commit %q", commit)
 	}
+}
+
+// The delay that the README names is the largest median in the table of docs/interop.md.
+func TestReadmeDelayIsThatOfInterop(t *testing.T) {
+	section := block(t, "docs/interop.md", `(?s)\n## Delays\n(.*?)\n## `)
+	row := regexp.MustCompile(`(?m)^\| [^|]+ \|( \d+ / \d+ \|)+$`)
+	median := regexp.MustCompile(`(\d+) / \d+`)
+	clients := row.FindAllString(section, -1)
+	cells, largest := 0, 0
+	for _, client := range clients {
+		for _, m := range median.FindAllStringSubmatch(client, -1) {
+			cells++
+			largest = max(largest, mustNumber(t, m[1]))
+		}
+	}
+
+	if len(clients) == 0 {
+		t.Fatal("docs/interop.md has no delays")
+	}
+	ways := map[int]string{8: "eight", 9: "nine", 10: "ten"}[cells/len(clients)]
+	want := fmt.Sprintf("[%d clients through %s ways](docs/interop.md): "+
+		"in each of %d cells the median delay is at most %d ms.", len(clients), ways, cells, largest)
+	got := strings.Join(strings.Fields(read(t, "README.md")), " ")
+	if !strings.Contains(got, want) {
+		t.Errorf("the README does not say %q", want)
+	}
+}
+
+// What Rails needs more, at 10,000 streams, is in the table of docs/benchmarks.md.
+func TestReadmeCostOfRailsIsThatOfBenchmarks(t *testing.T) {
+	text := strings.Join(strings.Fields(read(t, "README.md")), " ")
+	pattern := `over (\d+) times the CPU per delivery and over (\d+) times the memory per stream`
+	claim := regexp.MustCompile(pattern).FindStringSubmatch(text)
+	if claim == nil {
+		t.Fatalf("the README does not say %q", pattern)
+	}
+
+	cost := func(server string) (memory, cpu float64) {
+		row := `(?m)^\| ` + server + ` \| 10,000 \| ([\d.]+ KiB \| [\d.]+) µs \|`
+		_, err := fmt.Sscanf(block(t, "docs/benchmarks.md", row), "%f KiB | %f", &memory, &cpu)
+		if err != nil {
+			t.Fatalf("the row of %s: %v", server, err)
+		}
+		return memory, cpu
+	}
+	railsMemory, railsCPU := cost("Rails")
+	memory, cpu := cost("sse-server")
+	if float64(mustNumber(t, claim[1])) > railsCPU/cpu {
+		t.Errorf("Rails needs %.1f times the CPU, the README says %q", railsCPU/cpu, claim[0])
+	}
+	if float64(mustNumber(t, claim[2])) > railsMemory/memory {
+		t.Errorf("Rails needs %.1f times the memory, the README says %q", railsMemory/memory, claim[0])
+	}
+}
+
+func mustNumber(t testing.TB, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 var (
@@ -331,6 +392,32 @@ func TestDocsShowTheSnapshotAsItIs(t *testing.T) {
 	}
 }
 
+// The history of api.md has the keys of a real one, in their order.
+func TestDocsShowTheHistoryAsItIs(t *testing.T) {
+	t.Parallel()
+	shown := block(t, "docs/api.md", "(?s)\n## GET /dashboard/history\n\n```\n(.*?)```")
+	s := startServer(t, "-interval", "500ms", "-probe", "http://"+freeAddr(t)+"/")
+	history := ""
+	eventually(t, "the history has an alarm and a sample with maxima", func() bool {
+		_, _, history = s.request(t, "GET", "/dashboard/history")
+		return strings.Contains(history, `"level"`) && strings.Contains(history, `"max"`)
+	})
+	if got, want := keysInOrder(shown), keysInOrder(history); !slices.Equal(got, want) {
+		t.Errorf("docs/api.md has the keys %q, the server %q", got, want)
+	}
+}
+
+// keysInOrder returns each key of a JSON text where it comes first. The keys in max may be any.
+func keysInOrder(text string) (keys []string) {
+	text = regexp.MustCompile(`"max":\{[^}]*\}`).ReplaceAllString(text, `"max":0`)
+	for _, m := range regexp.MustCompile(`"(\w+)":`).FindAllStringSubmatch(text, -1) {
+		if !slices.Contains(keys, m[1]) {
+			keys = append(keys, m[1])
+		}
+	}
+	return keys
+}
+
 func TestDocsAlertsPassPromtool(t *testing.T) {
 	t.Parallel()
 	need(t, "promtool")
@@ -410,78 +497,6 @@ func TestReadmeCurlLinesPostAndPut(t *testing.T) {
 	}
 }
 
-// liveDashboard runs the README's Ruby module for a server, then a line that uses it. It ends a
-// program that takes 20 s.
-func liveDashboard(t testing.TB, addr, token, line string) (stdout, stderr string) {
-	t.Helper()
-	need(t, "ruby")
-	module := block(t, "README.md", "(?s)```ruby\n(.*?)```")
-	cmd := withoutSettings(exec.Command("ruby"))
-	if token != "" {
-		cmd.Env = append(cmd.Env, "SSE_TOKEN="+token)
-	}
-	cmd.Stdin = strings.NewReader(strings.ReplaceAll(module, "localhost:3001", addr) + "\n" + line)
-	var out, said bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() }).Stop()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("Ruby ends with %v: %s", err, said.String())
-	}
-	return out.String(), said.String()
-}
-
-func TestReadmeRubyPostsAndPuts(t *testing.T) {
-	t.Parallel()
-	cmd := serverCommand("-addr", "127.0.0.1:0", "-interval", "1h")
-	cmd.Env = append(cmd.Env, "SSE_TOKEN=s3cret")
-	s := startCommand(t, cmd)
-	c := dial(t, s.addr, strings.TrimSuffix(streamRequest, "\r\n")+
-		"Authorization: Bearer s3cret\r\n\r\n").begin(t)
-	c.event(t)
-
-	out, said := liveDashboard(t, s.addr, "s3cret",
-		`p LiveDashboard.post(%(Nightly "backup"\n done), "warning"), LiveDashboard.put({ n: 42 })`)
-	if out != "true\ntrue\n" {
-		t.Errorf("Ruby prints %q, %q", out, said)
-	}
-	a := c.event(t).activities(t)[1]
-	if a.Message != `Nightly "backup"  done` || a.Level != "warning" {
-		t.Errorf("Ruby's activity is %+v", a)
-	}
-	if e := c.event(t); e.data != `{"n":42}` {
-		t.Errorf("Ruby's snapshot is %s", e.data)
-	}
-	out, said = liveDashboard(t, s.addr, "wrong", `p LiveDashboard.post("x")`)
-	if out != "false\n" || !strings.Contains(said, "dashboard: 401 Send the server's token, as") {
-		t.Errorf("with a wrong token, Ruby prints %q, %q", out, said)
-	}
-}
-
-// Whatever the server does, the application goes on.
-func TestReadmeRubyHarmsNoApplication(t *testing.T) {
-	t.Parallel()
-	ended := make(chan struct{})
-	hang := func(http.ResponseWriter, *http.Request) { <-ended }
-	silent := httptest.NewServer(http.HandlerFunc(hang))
-	defer silent.Close()
-	defer close(ended)
-	for _, addr := range []string{
-		strings.TrimPrefix(silent.URL, "http://"), // it never answers
-		freeAddr(t), // nobody listens
-		"nowhere.invalid:3001",
-	} {
-		out, said := liveDashboard(t, addr, "", `
-			messages = ["x", nil, "\xff", "\xff".b, "x".encode("UTF-16")]
-			p messages.map { |message| LiveDashboard.post(message) }.uniq`)
-		if out != "[false]\n" || strings.Count(said, "dashboard: ") != 5 {
-			t.Errorf("with %s, Ruby prints %q, %q", addr, out, said)
-		}
-	}
-}
-
 // The thresholds in api.md are those of main.go.
 func TestDocsThresholdsAreThoseOfMain(t *testing.T) {
 	source := read(t, "main.go")
@@ -541,6 +556,42 @@ func TestDocsMessagesAreThoseOfTheServer(t *testing.T) {
 	}
 	if len(rows) != 3 {
 		t.Errorf("the table has %d messages", len(rows))
+	}
+}
+
+// The messages of rejected requests at which operations.md says what to do are the server's.
+func TestDocsRejectionsAreThoseOfTheServer(t *testing.T) {
+	t.Parallel()
+	section := block(t, "docs/operations.md", `(?s)\n### Requests are rejected\n(.*?)\n### `)
+	open := startServer(t)
+	cmd := serverCommand("-addr", "127.0.0.1:0")
+	cmd.Env = append(cmd.Env, "SSE_TOKEN=s3cret")
+	closed := startCommand(t, cmd)
+
+	said := map[string]bool{}
+	for _, r := range []struct {
+		s            *process
+		method       string
+		name, header string
+	}{
+		{open, "GET", "Host", "dashboard.example.com"},
+		{open, "GET", "Origin", "https://app.example.com"},
+		{open, "PUT", "Origin", "http://localhost:3000"},
+		{open, "PUT", "X-Forwarded-For", "192.0.2.1"},
+		{closed, "GET", "Accept", "*/*"},
+	} {
+		_, _, body := r.s.request(t, r.method, "/dashboard/snapshot", r.name, r.header)
+		said[strings.TrimSpace(body)] = true
+	}
+
+	rows := regexp.MustCompile("(?m)^\\| `([^`]*)` \\|").FindAllStringSubmatch(section, -1)
+	for _, row := range rows {
+		if !said[row[1]] {
+			t.Errorf("the server does not say %q, but %v", row[1], said)
+		}
+	}
+	if len(rows) != len(said) {
+		t.Errorf("the table has %d messages, the server %d", len(rows), len(said))
 	}
 }
 

@@ -67,6 +67,14 @@ func TestReadmeLinesShowTheStream(t *testing.T) {
 	s.waitForStreams(t, 1)
 }
 
+// A script that a page runs again, as with Turbo, does not fail.
+func TestReadmeLinesMayRunTwice(t *testing.T) {
+	t.Parallel()
+	code := docsBlock(t, "README.md", "html")
+	_, s, _ := openDocsPage(t, code+code)
+	s.waitForStreams(t, 2) // and there is nothing in the console
+}
+
 // So does listen in docs/api.md, which also closes the stream of a page that is left.
 func TestDocsListenShowsTheStream(t *testing.T) {
 	t.Parallel()
@@ -90,8 +98,31 @@ func TestDocsListenShowsTheStream(t *testing.T) {
 	// Left, and come back to.
 	eval[bool](p, `dispatchEvent(new PageTransitionEvent("pagehide", {persisted: true}))`)
 	s.waitForStreams(t, 0)
-	eval[bool](p, `dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true}))`)
+	comeBack := `dispatchEvent(new PageTransitionEvent("pageshow", {persisted: true}))`
+	eval[bool](p, comeBack)
 	s.waitForStreams(t, 1)
+
+	// Closed for good.
+	eval[bool](p, `document.dispatchEvent(new Event("turbo:before-render"))`)
+	s.waitForStreams(t, 0)
+	streams := eval[int](p, "watched.streams")
+	eval[bool](p, comeBack)
+	if n := eval[int](p, "watched.streams"); n != streams {
+		t.Errorf("a closed stream was opened again: %d streams, then %d", streams, n)
+	}
+}
+
+// A snapshot of somebody else's may have no key that the page shows.
+func TestDocsListenShowsAnySnapshot(t *testing.T) {
+	t.Parallel()
+	code := "<script>" + docsBlock(t, "docs/api.md", "js") + "</script>" +
+		docsBlock(t, "docs/api.md", "html")
+	p, s, _ := openDocsPage(t, code)
+	s.put(t, `{"system_status":{"status":"online","message":"Shop is open"}}`)
+	p.waitFor(`document.querySelector("#status").textContent === "online: Shop is open"`)
+	s.put(t, `{"orders":42}`)
+	p.waitFor(`!document.querySelector("#status").textContent.includes("Shop")`)
+	p.waitFor(`document.querySelector("#activities").children.length === 0`)
 }
 
 // A stream that falls silent without an error is replaced.
