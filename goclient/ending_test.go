@@ -57,7 +57,7 @@ func TestAskIsSentOnceHoweverItEnds(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}, 1, "1 " + wrongCut},
 		"a rejection": {func(w http.ResponseWriter) { w.WriteHeader(503) }, 1,
-			"1 " + wrongAnswer + ", 1 " + wrongFailed},
+			"1 " + wrongAnswer},
 	} {
 		var requests atomic.Int32
 		url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
@@ -103,6 +103,27 @@ func TestAskRepeatsOnlyWhenTold(t *testing.T) {
 		if got, want := <-requests, `POST {} application/json ""`; got != want {
 			t.Errorf("the server got %s, want %s", got, want)
 		}
+	}
+}
+
+// A request that fails has no part in the next one.
+func TestAskRepeatedKeepsRequestsApart(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+		begin(w, "retry: 600\nid: 1\ndata: {}\n\nid: 2\ndata: {}\n\n")
+		if n%2 == 0 {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	s := clientJSON(t, 1, "-d", "{}", "-repeat", "-duration", "3s", "-check", "json", url)
+	if len(s.Wrong) != 1 || s.Wrong[0].Problem != wrongCut {
+		t.Errorf("wrong is %s", problems(s))
+	}
+	if s.Reconnects != 0 || s.Away != nil {
+		t.Errorf("%d reconnects, away %v", s.Reconnects, s.Away)
+	}
+	if s.EndedWell == 0 || s.Duration == nil || s.Duration.P50 >= 600 {
+		t.Errorf("%d ended well, after %+v; the wait alone is 600 ms", s.EndedWell, s.Duration)
 	}
 }
 
@@ -163,7 +184,7 @@ func TestUntilMissedIsWrong(t *testing.T) {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	s = clientJSON(t, 1, "-until", "[DONE]", none)
-	if got := problems(s); got != "1 "+wrongUntil {
+	if got := problems(s); got != "1 "+wrongUnopened {
 		t.Errorf("after 204: wrong is %s", got)
 	}
 
@@ -211,6 +232,7 @@ func TestAskMeasuresEachRequest(t *testing.T) {
 		v.opened(&conn{start: begin})
 		v.event(&event{data: []byte("a")}, begin.Add(200*time.Millisecond))
 		v.event(&event{data: []byte("b")}, begin.Add(300*time.Millisecond))
+		v.renewed()
 		v.m.mu.Lock()
 		v.endWellLocked(begin.Add(time.Second))
 		v.m.mu.Unlock()

@@ -41,7 +41,7 @@ ASK FOR A STREAM THAT ENDS
   -X METHOD           method of the stream's request (GET; POST with -d)
   -until TEXT         the stream ends well with an event whose data or name is
                       TEXT; an end without it is wrong
-  -events N           the stream ends well after N events
+  -events N           the stream ends well after N events; fewer are wrong
   -repeat             send the request again after each end. Without it, -d and
                       -X are sent once for each stream, however it ends
 
@@ -95,11 +95,13 @@ EXIT STATUS
   1  something was wrong: see WRONG in the summary
   2  bad usage
 
-Wrong is a stream that never opened; that is cut off or unreadable; that closes
-three times in a row without an event; that is silent for more than two
-heartbeats; whose last attempt failed; an answer at which a browser gives up; an
-event over -max-event-bytes; what -check finds; a publish that failed or that
-did not reach a stream in 10s; an end that -until or -events did not expect.
+Wrong is a stream that never opened, as with 204 to its first request; whose
+last attempt failed; that cannot be read; that had no event and was closed at
+the end, or three times in a row; that is silent for more than two heartbeats; a
+stream of -d or -X that is cut off (a GET stream may be: it comes back); an
+answer at which a browser gives up; an event over -max-event-bytes; what -check
+finds; an end that -until or -events did not expect; a publish that failed or
+that did not reach a stream in 10s.
 
 KEYS OF -json
   url, streams, stalled, slow, elapsed_s, streams_open, streams_opened,

@@ -120,6 +120,7 @@ func openAll(ctx context.Context, o *options, viewers []*viewer) {
 func openOne(ctx context.Context, o *options, v *viewer) {
 	s := newStream(o.target, v)
 	s.ending = v.ending
+	s.renewed = v.renewed
 	s.p.limit = o.maxEventBytes
 	if v.debug != nil {
 		s.trace = v.printf

@@ -10,6 +10,7 @@ import (
 const (
 	wrongUnopened   = "stream that never opened"
 	wrongEmpty      = "stream closed three times in a row without an event"
+	wrongNothing    = "stream that ended without an event"
 	wrongUntil      = "stream that ended without the event of -until"
 	wrongEvents     = "stream that had fewer events than -events"
 	wrongCut        = "stream that was cut off before its end"
@@ -126,15 +127,7 @@ func (m *meter) finish(viewers []*viewer, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, v := range viewers {
-		switch v.state {
-		case untried:
-			m.complainLocked(wrongUnopened, "stream %d: no answer before the end of the run", v.n)
-		case open:
-			v.silenceLocked(now)
-			v.unfinishedLocked()
-		case failed:
-			m.complainLocked(wrongFailed, "stream %d: %s", v.n, v.err)
-		}
+		v.judgeEndLocked(now)
 	}
 	for id := range m.recent {
 		m.forgetLocked(id)

@@ -196,7 +196,7 @@ func TestCheckReportsUnopenedStream(t *testing.T) {
 	url := rawServe(t, nil)
 	url = strings.Replace(url, "127.0.0.1", "127.0.0.2", 1) // nobody listens there
 	s := clientJSON(t, 1, "-url", url, "-once")
-	if got := problems(s); got != "1 "+wrongFailed ||
+	if got := problems(s); got != "1 "+wrongUnopened ||
 		s.ErrorKinds["connecting: connection refused"] != 1 {
 		t.Errorf("got %s, %v", got, s.ErrorKinds)
 	}

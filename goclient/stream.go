@@ -77,6 +77,7 @@ type stream struct {
 	backoff bool          // wait longer after each failure, spread at random, and outlive even a 204
 	silence time.Duration // after which the connection is given up; 0: never
 	trace   func(kind, format string, args ...any)
+	renewed func() // told when the next request will not go on with the last; may be nil
 	retryIn time.Duration
 	p       parser
 	at      time.Time // when what is being parsed came
@@ -119,6 +120,9 @@ func (s *stream) keepOpen(ctx context.Context) {
 func (s *stream) forget() {
 	s.p.lastID = nil
 	s.events = 0
+	if s.renewed != nil {
+		s.renewed()
+	}
 }
 
 // connection opens the stream and reads it to the end, and counts failures in a row: a connection

@@ -211,8 +211,12 @@ func TestStreamRetriesWhereBrowserGivesUp(t *testing.T) {
 				!strings.HasPrefix(sortedKeys(s.ErrorKinds)[0], want) {
 				t.Errorf("got %v", s.ErrorKinds)
 			}
-			if got := problems(s); !strings.Contains(got, wrongFailed) {
-				t.Errorf("wrong is %s", got)
+			problem := wrongAnswer
+			if strings.HasPrefix(want, "following redirects") {
+				problem = wrongFailed
+			}
+			if len(s.Wrong) != 1 || s.Wrong[0].Problem != problem {
+				t.Errorf("wrong is %s, want %s", problems(s), problem)
 			}
 		})
 	}

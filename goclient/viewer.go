@@ -29,7 +29,9 @@ type viewer struct {
 	err         error     // of the last attempt
 	start       time.Time // of the first connection
 	begun       time.Time // when the request was sent that this connection belongs to
-	isOver      bool      // the stream has ended well: the next connection is a new request
+	isRenewed   bool      // the next connection belongs to a new request
+	isDone      bool      // the stream has ended as -until or -events asked, once at least
+	isAccused   bool      // the end of the last attempt or connection was called wrong
 	emptyCloses int       // in a row
 	since       time.Time // when the connection's head had come; what follows is as of then
 	seen        time.Time // the last event or comment
@@ -40,8 +42,9 @@ type viewer struct {
 	number      uint64    // the last id that is a decimal number, on any connection
 	numbered    bool
 	silent      bool // was found silent
-	anyEvent    bool
-	round       int // the last round whose event has come
+	anyEvent    bool // since the request was sent
+	anyDropped  bool // one was too large, on any connection
+	round       int  // the last round whose event has come
 }
 
 // triedLocked notes the end of the first attempt.
@@ -54,6 +57,15 @@ func (v *viewer) triedLocked() {
 	}
 }
 
+// renewed notes that the next request does not go on with the last one: the server may begin with
+// any id.
+func (v *viewer) renewed() {
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
+	v.isRenewed = true
+	v.numbered = false
+}
+
 // opened is the begin of a connection: what was measured on the last one does not go on.
 func (v *viewer) opened(c *conn) {
 	m := v.m
@@ -62,7 +74,7 @@ func (v *viewer) opened(c *conn) {
 	v.triedLocked()
 
 	isFirst := v.start.IsZero()
-	if isFirst || v.isOver {
+	if isFirst || v.isRenewed {
 		v.begun = c.start
 		v.anyEvent = false
 		v.lastEvent = time.Time{}
@@ -75,10 +87,12 @@ func (v *viewer) opened(c *conn) {
 		if c.head > 0 {
 			m.head.add(c.head)
 		}
-	} else if !v.isOver {
+	} else if !v.isRenewed {
 		m.total.Reconnects++
 	}
-	v.isOver = false
+	v.isRenewed = false
+	v.isAccused = false
+	v.err = nil
 
 	m.total.Open++
 	if v.unread {
@@ -100,18 +114,17 @@ func (v *viewer) failed(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v.triedLocked()
+	v.err = err
 	if errors.Is(err, errNoContent) {
 		v.state = closed
 		m.total.EndedBy204++
-		if v.ending.until != "" {
-			m.complainLocked(wrongUntil, "stream %d: %v", v.n, err)
-		}
 		return
 	}
-	v.state, v.err = failed, err
+	v.state = failed
+	v.isAccused = false
 	m.total.Errors++
 	if a := answerError(""); errors.As(err, &a) {
-		m.complainLocked(wrongAnswer, "stream %d: %v", v.n, err)
+		v.accuseLocked(wrongAnswer, "%v", err)
 	}
 	if len(m.errors) < 20 || m.errors[err.Error()] > 0 {
 		m.errors[err.Error()]++
@@ -134,6 +147,7 @@ func (v *viewer) closed(err error) {
 	now := time.Now()
 	v.silenceLocked(now)
 	if err == errDone {
+		v.isDone = true
 		v.endWellLocked(now)
 		return
 	}
@@ -149,38 +163,77 @@ func (v *viewer) judgeCloseLocked(err error, now time.Time) {
 	if v.lastEvent.IsZero() {
 		v.emptyCloses++
 	}
-	m, text := v.m, endText(err)
+	text := endText(err)
 
 	switch {
 	case isUnreadable(err):
-		m.complainLocked(wrongUnreadable, "stream %d: %s", v.n, text)
+		v.accuseLocked(wrongUnreadable, "%s", text)
 	case v.ending.until != "":
-		m.complainLocked(wrongUntil, "stream %d: %s", v.n, text)
+		v.accuseLocked(wrongUntil, "%s", text)
 	case v.ending.asked && err != io.EOF:
-		m.complainLocked(wrongCut, "stream %d: %s", v.n, text)
-	case v.emptyCloses == maxEmptyCloses:
-		m.complainLocked(wrongEmpty, "stream %d: %s", v.n, text)
+		v.accuseLocked(wrongCut, "%s", text)
+	case v.ending.asked && v.ending.events > 0:
+		v.accuseLocked(wrongEvents, "%s", text)
+	case v.ending.asked && v.gotNothing():
+		v.accuseLocked(wrongNothing, "%s", text)
 	case v.ending.asked:
 		v.endWellLocked(now)
+	case v.emptyCloses == maxEmptyCloses:
+		v.accuseLocked(wrongEmpty, "%s", text)
+	case v.emptyCloses > maxEmptyCloses:
+		v.isAccused = true // once is enough
 	}
+}
+
+// accuseLocked says what was wrong with the end of an attempt or of a connection.
+func (v *viewer) accuseLocked(kind, format string, args ...any) {
+	v.isAccused = true
+	v.m.complainLocked(kind, "stream %d: %s", v.n, fmt.Sprintf(format, args...))
 }
 
 // endWellLocked notes that the stream brought all that it was to bring.
 func (v *viewer) endWellLocked(now time.Time) {
-	v.isOver = true
 	v.m.total.EndedWell++
 	v.m.durations.add(now.Sub(v.begun))
 }
 
-// unfinishedLocked is for a stream that is open when the run ends.
-func (v *viewer) unfinishedLocked() {
-	switch {
-	case v.unread || v.ending.repeat:
-	case v.ending.until != "":
-		v.m.complainLocked(wrongUntil, "stream %d: the run ended before", v.n)
-	case v.ending.events > 0:
-		v.m.complainLocked(wrongEvents, "stream %d: the run ended before", v.n)
+// judgeEndLocked says what is wrong with the stream when the run ends. What was said before is not
+// said again.
+func (v *viewer) judgeEndLocked(now time.Time) {
+	if v.state == open {
+		v.silenceLocked(now)
 	}
+
+	switch {
+	case v.isAccused:
+	case v.state == untried:
+		v.accuseLocked(wrongUnopened, "no answer before the end of the run")
+	case v.start.IsZero():
+		v.accuseLocked(wrongUnopened, "%v", v.err)
+	case v.state == failed:
+		v.accuseLocked(wrongFailed, "%v", v.err)
+	case v.unread || v.isDone:
+	case v.ending.until != "":
+		v.accuseLocked(wrongUntil, "%s", v.endText())
+	case v.ending.events > 0:
+		v.accuseLocked(wrongEvents, "%s", v.endText())
+	case v.state == closed && v.gotNothing():
+		v.accuseLocked(wrongNothing, "%s", v.endText())
+	}
+}
+
+// gotNothing says whether the server sent no event at all.
+func (v *viewer) gotNothing() bool { return !v.anyEvent && !v.anyDropped }
+
+// endText says how the stream stood when the run ended.
+func (v *viewer) endText() string {
+	switch {
+	case v.state == open:
+		return "the run ended before"
+	case v.err != nil:
+		return v.err.Error()
+	}
+	return "the server had closed it"
 }
 
 // isUnreadable says whether the body was not what its head said, such as gzip.
@@ -281,6 +334,7 @@ func (v *viewer) dropped() {
 	v.printf("dropped", "an event over -max-event-bytes")
 	v.m.mu.Lock()
 	defer v.m.mu.Unlock()
+	v.anyDropped = true
 	v.m.complainLocked(wrongSize, "stream %d", v.n)
 }
 
