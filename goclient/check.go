@@ -8,15 +8,17 @@ import (
 
 // What can be wrong with a stream, in the words of the summary.
 const (
-	wrongID     = "id that did not increase"
-	wrongJSON   = "data that is not JSON"
-	wrongKeys   = "snapshot without a required key"
-	wrongSilent = "stream silent for more than two heartbeats"
-	wrongSize   = "event over -max-event-bytes, dropped"
-	wrongMissed = "published event that did not reach a stream within 10 s"
-	wrongPost   = "publish that failed"
-	wrongAnswer = "answer at which a browser gives up"
-	wrongFailed = "stream whose last attempt failed"
+	wrongID         = "id that did not increase"
+	wrongJSON       = "data that is not JSON"
+	wrongKeys       = "snapshot without a required key"
+	wrongSilent     = "stream silent for more than two heartbeats"
+	wrongSize       = "event over -max-event-bytes, dropped"
+	wrongMissed     = "published event that did not reach a stream within 10 s"
+	wrongPost       = "publish that failed"
+	wrongUnfinished = "publish that was not over when the run ended"
+	wrongRounds     = "run that ended before its publishes"
+	wrongAnswer     = "answer at which a browser gives up"
+	wrongFailed     = "stream whose last attempt failed"
 )
 
 var requiredKeys = []string{"system_status", "metrics", "activities", "timestamp"}

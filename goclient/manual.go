@@ -63,7 +63,7 @@ MEASURE DELIVERIES
   -method METHOD      of -publish (GET; POST with -body)
   -body FILE          send this file with -publish, as JSON
   -gap TIME           from one publish to the next (500ms)
-  -rounds N           end after so many publishes; 0: go on (0)
+  -rounds N           end after so many publishes, fewer are wrong; 0: go on (0)
 
 FORWARD A STREAM
     sse-client -forward http://edge:3001/dashboard/snapshot \
@@ -100,8 +100,9 @@ last attempt failed; that cannot be read; that had no event and was closed at
 the end, or three times in a row; that is silent for more than two heartbeats; a
 stream of -d or -X that is cut off (a GET stream may be: it comes back); an
 answer at which a browser gives up; an event over -max-event-bytes; what -check
-finds; an end that -until or -events did not expect; a publish that failed or
-that did not reach a stream in 10s.
+finds; an end that -until or -events did not expect; a publish that failed, did
+not reach a stream in 10s, or was not over in a second when the run ended; fewer
+publishes than -rounds, or none.
 
 KEYS OF -json
   url, streams, stalled, slow, elapsed_s, streams_open, streams_opened,
@@ -122,7 +123,8 @@ KEYS OF -json
 
   -publish adds publish_rounds, publish_late (sent later than due, since the
   one before was not over), publish_rounds_mixed (left out: a second new id
-  came), missed, delivery_ms, last_delivery_ms (the last stream of each round),
+  came), publish_unfinished (left out: the run ended before), missed,
+  delivery_ms, last_delivery_ms (the last stream of each round),
   bytes_per_delivery; Linux: client_rss_per_stream_kib,
   client_cpu_us_per_delivery, cpu_step_us_per_delivery (what one clock tick
   makes of it). -pid adds rss_before_mib, rss_after_mib, rss_per_stream_kib,

@@ -39,6 +39,9 @@ func runMeasure(ctx context.Context, o *options, stdout, stderr io.Writer) int {
 	now := time.Now()
 	wg.Wait()
 	m.finish(viewers, now)
+	if o.publish != "" {
+		m.judgeRounds(o.rounds)
+	}
 
 	s := m.summary(now.Sub(begin))
 	s.URL, s.Streams, s.Stalled, s.Slow = o.url, o.clients, o.stalled, o.slow

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -11,6 +12,7 @@ import (
 const (
 	roundLimit = 10 * time.Second // a stream that gets nothing in it has missed the event
 	settleTime = 2 * time.Second  // between the last stream's opening and the first measurement
+	unfinished = 1 * time.Second  // a publish that takes longer has to be over when the run ends
 )
 
 // A publisher sends the request that makes the server send an event to all streams.
@@ -50,6 +52,8 @@ func (p *publisher) publish(ctx context.Context) error {
 type round struct {
 	n        int
 	open     bool
+	isLate   bool            // sent later than due
+	answered bool            // the request got its answer
 	due      time.Time       // when the request was to be sent
 	start    time.Time       // when it was sent
 	expected int             // streams open at the start
@@ -60,8 +64,8 @@ type round struct {
 
 // published is what all rounds came to.
 type published struct {
-	rounds, late, mixed, missed int
-	delivery, last              histogram
+	rounds, late, mixed, unfinished, missed int
+	delivery, last                          histogram
 }
 
 // sawNewID notes that an event came that no stream had before.
@@ -102,7 +106,8 @@ func (m *meter) rounds(ctx context.Context, p *publisher, gap time.Duration, n i
 		if err == nil {
 			m.waitForRound(ctx)
 		}
-		if ctx.Err() != nil { // neither the publish nor its deliveries were waited for
+		if ctx.Err() != nil {
+			m.breakRound(time.Now())
 			return
 		}
 		m.endRound(err)
@@ -113,6 +118,10 @@ func (m *meter) rounds(ctx context.Context, p *publisher, gap time.Duration, n i
 
 // waitForRound waits until the event has reached all streams, for roundLimit at most.
 func (m *meter) waitForRound(ctx context.Context) {
+	m.mu.Lock()
+	m.round.answered = true
+	m.mu.Unlock()
+
 	limit := time.NewTimer(roundLimit)
 	defer limit.Stop()
 	select {
@@ -126,14 +135,12 @@ func (m *meter) waitForRound(ctx context.Context) {
 func (m *meter) beginRound(due time.Time, isLate bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if isLate {
-		m.published.late++
-	}
 
 	r := &m.round
 	*r = round{
 		n:       r.n + 1,
 		open:    true,
+		isLate:  isLate,
 		due:     due,
 		start:   time.Now(),
 		times:   r.times[:0],
@@ -150,9 +157,7 @@ func (m *meter) beginRound(due time.Time, isLate bool) {
 func (m *meter) endRound(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r, p := &m.round, &m.published
-	r.open = false
-	p.rounds++
+	r, p := m.closeRoundLocked()
 	if err != nil {
 		m.complainLocked(wrongPost, "%v", err)
 		return
@@ -171,4 +176,57 @@ func (m *meter) endRound(err error) {
 		p.delivery.add(d)
 	}
 	p.last.add(slices.Max(r.times))
+}
+
+// breakRound takes the round into the results that the end of the run broke off. It is left out of
+// the deliveries: those still missing might have taken longest. If all had been reached, it is over.
+func (m *meter) breakRound(now time.Time) {
+	m.mu.Lock()
+	r := &m.round
+	isOver := r.answered && len(r.times) >= r.expected
+	m.mu.Unlock()
+	if isOver {
+		m.endRound(nil)
+		return
+	}
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, p := m.closeRoundLocked()
+	p.unfinished++
+	age := now.Sub(r.start)
+	if age < unfinished {
+		return
+	}
+
+	text := "no answer"
+	if r.answered {
+		text = fmt.Sprintf("%d of %d streams reached", len(r.times), r.expected)
+	}
+	m.complainLocked(wrongUnfinished, "publish %d: %s in %v", r.n, text,
+		age.Round(time.Millisecond))
+}
+
+// closeRoundLocked counts the round, however it went.
+func (m *meter) closeRoundLocked() (*round, *published) {
+	r, p := &m.round, &m.published
+	r.open = false
+	p.rounds++
+	if r.isLate {
+		p.late++
+	}
+	return r, p
+}
+
+// judgeRounds says whether the run ended before all publishes were over. n 0 means one at least.
+func (m *meter) judgeRounds(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+
+	n = max(n, 1)
+	over := m.published.rounds - m.published.unfinished
+	isKnown := m.wrong[wrongUnfinished] != nil
+	if over < n && !isKnown {
+		m.complainLocked(wrongRounds, "the run ended after %d of %d", over, n)
+	}
 }

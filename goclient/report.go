@@ -28,6 +28,7 @@ type summary struct {
 	Rounds       int            `json:"publish_rounds,omitempty"`
 	Late         *int           `json:"publish_late,omitempty"`
 	Mixed        *int           `json:"publish_rounds_mixed,omitempty"`
+	Unfinished   *int           `json:"publish_unfinished,omitempty"`
 	Missed       *int           `json:"missed,omitempty"`
 	Delivery     *quantiles     `json:"delivery_ms,omitempty"`
 	Last         *quantiles     `json:"last_delivery_ms,omitempty"`
@@ -58,7 +59,8 @@ func (m *meter) summary(elapsed time.Duration) *summary {
 		Wrong: []*finding{},
 	}
 	if p := &m.published; p.rounds > 0 {
-		s.Rounds, s.Late, s.Mixed, s.Missed = p.rounds, &p.late, &p.mixed, &p.missed
+		s.Rounds, s.Late, s.Mixed = p.rounds, &p.late, &p.mixed
+		s.Unfinished, s.Missed = &p.unfinished, &p.missed
 		s.Delivery, s.Last = p.delivery.ms(), p.last.ms()
 	}
 	for _, f := range m.wrong {
@@ -106,8 +108,9 @@ func (s *summary) write(w io.Writer) {
 	times("away", s.Away)
 	times("heartbeat gap", s.Beats)
 	if s.Rounds > 0 {
-		line("published", "%d, %d of them late; %d left out as another event came too; "+
-			"%d deliveries missed", s.Rounds, *s.Late, *s.Mixed, *s.Missed)
+		line("published", "%d, %d of them late; left out: %d as another event came too, "+
+			"%d broken off by the end; %d deliveries missed", s.Rounds, *s.Late, *s.Mixed,
+			*s.Unfinished, *s.Missed)
 	}
 	times("delivery", s.Delivery)
 	times("last reached", s.Last)

@@ -494,6 +494,91 @@ func beginRound(m *meter) time.Time {
 	return m.round.start
 }
 
+// A server that hangs until the run ends is not well.
+func TestPublishCountsWhatEndBreaksOff(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		fourth func(r *http.Request)
+		text   string
+	}{
+		"no answer":   {func(r *http.Request) { <-r.Context().Done() }, "no answer"},
+		"no delivery": {func(r *http.Request) {}, "0 of 1 streams reached"},
+	} {
+		tt := tt
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHub(t)
+			trigger := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
+				if n == 3 {
+					tt.fourth(r)
+					return
+				}
+				h.send()
+			})
+			s := clientJSON(t, 1, "-url", h.url, "-publish", trigger, "-gap", "20ms", "-duration", "6s")
+			if got := problems(s); got != "1 "+wrongUnfinished {
+				t.Fatalf("wrong is %q, want one %s", got, wrongUnfinished)
+			}
+			if got := s.Wrong[0].Example; !strings.HasPrefix(got, "publish 4: "+tt.text+" in ") {
+				t.Errorf("the example is %q", got)
+			}
+			if s.Rounds != 4 || *s.Unfinished != 1 || *s.Missed != 0 {
+				t.Errorf("%d publishes, %d broken off, %d missed", s.Rounds, *s.Unfinished, *s.Missed)
+			}
+		})
+	}
+}
+
+// Most runs end within a publish that is well.
+func TestPublishEndsWellWithinOne(t *testing.T) {
+	for age, want := range map[time.Duration]int{time.Second / 2: 0, 2 * time.Second: 1} {
+		m := newMeter(newChecker("none"), 0, 1)
+		v := &viewer{m: m}
+		v.opened(&conn{start: time.Now()})
+		start := beginRound(m)
+		v.event(&event{data: []byte("a")}, start.Add(time.Millisecond))
+		m.endRound(nil)
+
+		m.breakRound(beginRound(m).Add(age))
+		m.judgeRounds(0)
+		p := &m.published
+		if len(m.wrong) != want || p.rounds != 2 || p.unfinished != 1 || p.delivery.n != 1 {
+			t.Errorf("after %v: %d problems, %d rounds, %d broken off, %d deliveries", age,
+				len(m.wrong), p.rounds, p.unfinished, p.delivery.n)
+		}
+	}
+}
+
+// What ended too early did not measure what it was to measure.
+func TestPublishFewerThanRoundsIsWrong(t *testing.T) {
+	t.Parallel()
+	h := newHub(t)
+	for _, rounds := range []string{"0", "3"} {
+		rounds := rounds
+		t.Run(rounds, func(t *testing.T) {
+			t.Parallel()
+			s := clientJSON(t, 1, "-url", h.url, "-publish", h.url+"/pub", "-rounds", rounds,
+				"-duration", "500ms") // the first publish comes later
+			if got := problems(s); got != "1 "+wrongRounds {
+				t.Errorf("wrong is %q, want one %s", got, wrongRounds)
+			}
+		})
+	}
+}
+
+// A publish is late among those that are counted.
+func TestPublishIsLateOnlyIfCounted(t *testing.T) {
+	m := newMeter(newChecker("none"), 0, 1)
+	m.beginRound(time.Now(), true)
+	if p := &m.published; p.late != 0 || p.rounds != 0 {
+		t.Errorf("while it runs: %d late of %d", p.late, p.rounds)
+	}
+	m.breakRound(time.Now())
+	if p := &m.published; p.late != 1 || p.rounds != 1 {
+		t.Errorf("when it is over: %d late of %d", p.late, p.rounds)
+	}
+}
+
 func TestPublishSendsHostOfHeader(t *testing.T) {
 	hosts := make(chan string, 1)
 	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
