@@ -131,6 +131,7 @@ func (t *target) open(ctx context.Context, a attempt) (*conn, error) {
 		if err != nil {
 			return nil, failedAt(err, r.url, hop, c)
 		}
+		t.keepUser(next.url)
 		a.tell("redirect", "to %s", next.url.Redacted())
 		r = next
 	}

@@ -145,11 +145,13 @@ func newForwarder(method string, to *target, token string, log *slog.Logger) *fo
 	return f
 }
 
-// checkRedirect follows only a redirect that keeps the data: 301 makes GET of PUT.
+// checkRedirect follows only a redirect that keeps the data: 301 makes GET of PUT. Another host gets
+// no token.
 func (f *forwarder) checkRedirect(req *http.Request, via []*http.Request) error {
 	if req.Method != f.method || len(via) > maxRedirects {
 		return http.ErrUseLastResponse
 	}
+	f.to.guard(req)
 	return nil
 }
 
@@ -233,7 +235,8 @@ func (f *forwarder) isWrong() bool {
 	defer f.mu.Unlock()
 
 	hasOpened := f.upstream == "open" || f.upstream == "closed"
-	return f.stats.failing || !hasOpened || f.emptyCloses >= maxEmptyCloses
+	hasLost := f.stats.Dropped > 0
+	return f.stats.failing || hasLost || !hasOpened || f.emptyCloses >= maxEmptyCloses
 }
 
 // note counts, and logs when failing begins or ends.

@@ -93,6 +93,27 @@ func TestForwardSendsEventsOfOneName(t *testing.T) {
 	}
 }
 
+// What was dropped did not reach the edge.
+func TestForwardDroppedIsWrong(t *testing.T) {
+	t.Parallel()
+	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {})
+	for text, want := range map[string]int{
+		"data: 1\n\n": 0,
+		"data: " + strings.Repeat("x", 100) + "\n\n":            1,
+		"data: " + strings.Repeat("x", 100) + "\n\ndata: 1\n\n": 1,
+	} {
+		upstream := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			begin(w, text)
+			<-r.Context().Done()
+		})
+		code, out, errs := client(t, "-url", upstream, "-forward", edge, "-max-event-bytes", "50",
+			"-duration", "1s")
+		if code != want {
+			t.Errorf("%q: exit status %d, want %d\n%s%s", text, code, want, out, errs)
+		}
+	}
+}
+
 func TestForwardTakesOtherEventsForHeartbeats(t *testing.T) {
 	f := newForwarder("PUT", new(target), "", discardSlog)
 	f.opened(nil)

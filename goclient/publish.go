@@ -28,12 +28,26 @@ func newPublisher(o *options) *publisher {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = o.publishTarget.dialContext
 	transport.TLSClientConfig = o.publishTarget.tls
-	return &publisher{
+	p := &publisher{
 		method: o.publishMethod,
 		to:     o.publishTarget,
 		body:   o.publishBody,
-		client: http.Client{Timeout: roundLimit, Transport: transport},
 	}
+	p.client = http.Client{
+		Timeout:       roundLimit,
+		Transport:     transport,
+		CheckRedirect: p.checkRedirect,
+	}
+	return p
+}
+
+// checkRedirect takes the credentials out where another host is to get the request.
+func (p *publisher) checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return fmt.Errorf("more than %d redirects", maxRedirects)
+	}
+	p.to.guard(req)
+	return nil
 }
 
 // publish sends one request and waits for the answer.

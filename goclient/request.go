@@ -79,7 +79,7 @@ func (t *target) headerFor(r *request) http.Header {
 	if h == nil {
 		h = http.Header{}
 	}
-	if r.url.Scheme != t.url.Scheme || r.url.Host != t.url.Host {
+	if !t.isHostOf(r.url) {
 		removeCredentials(h)
 		h.Del("Host")
 	}
@@ -122,6 +122,29 @@ func (t *target) setBodyHeader(r *request, h http.Header) {
 		h.Set("Content-Type", "application/json")
 	}
 	h.Set("Content-Length", strconv.Itoa(len(r.body)))
+}
+
+// isHostOf says whether a URL has the target's scheme, host and port.
+func (t *target) isHostOf(u *url.URL) bool {
+	port, err := portOf(u)
+	own, _ := portOf(t.url)
+	isSamePort := err == nil && port == own
+	return u.Scheme == t.url.Scheme && strings.EqualFold(u.Hostname(), t.url.Hostname()) && isSamePort
+}
+
+// keepUser gives the target's user and password to a redirect on the same host, as browsers do.
+func (t *target) keepUser(u *url.URL) {
+	if u.User == nil && t.isHostOf(u) {
+		u.User = t.url.User
+	}
+}
+
+// guard makes a redirected request of net/http's client ready: another host gets no credentials.
+func (t *target) guard(req *http.Request) {
+	t.keepUser(req.URL)
+	if !t.isHostOf(req.URL) {
+		removeCredentials(req.Header)
+	}
 }
 
 // removeCredentials takes out what would let another host act as the user.

@@ -111,6 +111,112 @@ func TestRedirectTakesNoCredentialsAlong(t *testing.T) {
 	}
 }
 
+// What a redirect sends to another port, or to another path of the same host.
+func redirects(t *testing.T) (url string, there, other chan http.Header) {
+	t.Helper()
+	there = make(chan http.Header, 10)
+	other = make(chan http.Header, 10)
+	otherURL := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		other <- r.Header
+		begin(w, "data: a\n\n")
+	})
+	url = serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/stream":
+			http.Redirect(w, r, "http://"+r.Host+"/there", http.StatusTemporaryRedirect)
+		case "/there":
+			there <- r.Header
+			http.Redirect(w, r, otherURL, http.StatusTemporaryRedirect)
+		}
+	})
+	return url, there, other
+}
+
+func TestRedirectOfPublishKeepsSecrets(t *testing.T) {
+	url, there, other := redirects(t)
+	args := []string{"-publish", url, "-token-file", writeFile(t, "x"), "-header", "X-Api-Key: x",
+		"-header", "X-Version: 2", "-body", writeFile(t, "the body")}
+	o, err := parseFlags(args, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = newPublisher(o).publish(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+
+	h := <-there
+	if h.Get("Authorization") != "Bearer x" || h.Get("X-Api-Key") != "x" {
+		t.Errorf("the same host got %v", h)
+	}
+	h = <-other
+	if h.Get("Authorization") != "" || h.Get("X-Api-Key") != "" || h.Get("X-Version") != "2" {
+		t.Errorf("another port got %v", h)
+	}
+}
+
+func TestRedirectOfForwardKeepsSecrets(t *testing.T) {
+	url, there, other := redirects(t)
+	f := newForwarder("PUT", mustTarget(t, url), "x", discardSlog)
+	if err := f.send(context.Background(), []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if got := (<-there).Get("Authorization"); got != "Bearer x" {
+		t.Errorf("the same host got Authorization %q", got)
+	}
+	if got := (<-other).Get("Authorization"); got != "" {
+		t.Errorf("another port got Authorization %q", got)
+	}
+}
+
+// As browsers do, and only on the same host.
+func TestRedirectKeepsPasswordOfURL(t *testing.T) {
+	const want = "Basic bWU6aHVudGVyMg==" // me:hunter2
+	sends := map[string]func(url string){
+		"a stream": func(url string) { client(t, "-once", url) },
+		"-publish": func(url string) {
+			o, err := parseFlags([]string{"-publish", url}, io.Discard)
+			if err != nil {
+				t.Fatal(err)
+			}
+			newPublisher(o).publish(context.Background())
+		},
+		"-forward": func(url string) {
+			f := newForwarder("PUT", mustTarget(t, url), "", discardSlog)
+			f.send(context.Background(), []byte("{}"))
+		},
+	}
+	for name, send := range sends {
+		url, there, other := redirects(t)
+		send(strings.Replace(url, "http://", "http://me:hunter2@", 1))
+		if got := (<-there).Get("Authorization"); got != want {
+			t.Errorf("%s: the same host got Authorization %q", name, got)
+		}
+		if got := (<-other).Get("Authorization"); got != "" {
+			t.Errorf("%s: another port got Authorization %q", name, got)
+		}
+	}
+}
+
+func TestRedirectHostIsSchemeNameAndPort(t *testing.T) {
+	for _, tt := range []struct {
+		target, url string
+		want        bool
+	}{
+		{"http://a.com/x", "http://a.com/y", true},
+		{"http://a.com/x", "http://A.com:80/y", true},
+		{"https://a.com:443/x", "https://a.com/y", true},
+		{"http://a.com/x", "http://a.com:81/y", false},
+		{"http://a.com/x", "https://a.com/y", false},
+		{"https://a.com/x", "http://a.com:443/y", false},
+		{"http://a.com/x", "http://b.a.com/y", false},
+		{"http://a.com/x", "ftp://a.com/y", false},
+	} {
+		if got := mustTarget(t, tt.target).isHostOf(mustURL(t, tt.url)); got != tt.want {
+			t.Errorf("from %s to %s: got %v", tt.target, tt.url, got)
+		}
+	}
+}
+
 // The connection is kept, so its end does not show that of the body.
 func TestStreamEndsAtContentLength(t *testing.T) {
 	for body, code := range map[string]int{"": 1, "data: a\n\n": 0} {
