@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,22 @@ func TestAskSendsMethodAndBody(t *testing.T) {
 		if got := <-requests; got != tt.want {
 			t.Errorf("%q: the server got %s, want %s", tt.args, got, tt.want)
 		}
+	}
+}
+
+func TestAskReadsBodyFromStandardInput(t *testing.T) {
+	file, err := os.Open(writeFile(t, "from a pipe"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	stdin := os.Stdin
+	defer func() { os.Stdin = stdin }()
+
+	os.Stdin = file
+	o, err := parseFlags([]string{"-d", "@-"}, io.Discard)
+	if err != nil || string(o.target.body) != "from a pipe" {
+		t.Errorf("got %+v, %v", o, err)
 	}
 }
 

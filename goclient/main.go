@@ -71,11 +71,15 @@ func parseFlags(args []string, stdout io.Writer) (*options, error) {
 
 	f.Visit(func(set *flag.Flag) { o.given[set.Name] = true })
 	if len(urls) > 0 {
-		if len(urls) > 1 || o.given["url"] {
-			return nil, fmt.Errorf("unexpected argument %q: there is one URL", redact(urls[0]))
+		others := urls
+		if !o.given["url"] {
+			o.url = urls[0]
+			o.given["url"] = true
+			others = urls[1:]
 		}
-		o.url = urls[0]
-		o.given["url"] = true
+		if len(others) > 0 {
+			return nil, fmt.Errorf("unexpected argument %q: there is one URL", redact(others[0]))
+		}
 	}
 	if err := o.validate(); err != nil {
 		return nil, err

@@ -36,8 +36,8 @@ CHECK A STREAM
 ASK FOR A STREAM THAT ENDS
     sse-client -d @question.json -until '[DONE]' https://api.example.com/chat
 
-  -d BODY, -d @FILE   send this body with the stream's request. It is JSON
-                      unless -header says otherwise
+  -d BODY, -d @FILE   send this body with the stream's request; @- is standard
+                      input. It is JSON unless -header says otherwise
   -X METHOD           method of the stream's request (GET; POST with -d)
   -until TEXT         the stream ends well with an event whose data or name is
                       TEXT; an end without it is wrong
@@ -83,6 +83,9 @@ FIND OUT WHY EVENTS COME LATE
   -direct URL         the same stream without the proxy
 
   -h, -version        print this, or the version
+
+A flag that has no effect with -publish, -forward, -doctor, or without, is bad
+usage.
 
 It reconnects as a browser does: after the server's last retry (3s before that,
 250ms at least), with Last-Event-ID. 204 ends a stream. At another answer than

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -193,7 +195,7 @@ func (o *options) validateNumbers() error {
 
 // validateRequest checks what belongs to a stream that is asked for, or that ends.
 func (o *options) validateRequest() error {
-	isAsked := o.given["X"] || o.given["d"]
+	isAsked := o.given["X"] && o.method != http.MethodGet || o.given["d"]
 	hasEnd := o.given["until"] || o.given["events"]
 	switch {
 	case o.given["X"] && !isToken(o.method):
@@ -203,14 +205,14 @@ func (o *options) validateRequest() error {
 	case o.given["until"] && o.until == "":
 		return errors.New("-until is empty")
 	case o.repeat && !isAsked && !hasEnd:
-		return errors.New("-repeat needs -d, -X, -until or -events")
-	case (isAsked || hasEnd) && (o.doctor || o.forward != ""):
-		return errors.New("-X, -d, -until and -events do not go with -doctor and -forward")
+		return errors.New("-repeat needs -d, -X with another method than GET, -until or -events")
+	case o.repeat && o.once:
+		return errors.New("-repeat and -once exclude each other")
 	}
 	return nil
 }
 
-// isToken says whether s can be a method (RFC 9110, section 5.6.2).
+// isToken says whether s can be a method or the name of a header (RFC 9110, section 5.6.2).
 func isToken(s string) bool {
 	isOther := func(r rune) bool {
 		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
@@ -218,24 +220,69 @@ func isToken(s string) bool {
 	return s != "" && strings.IndexFunc(s, isOther) < 0
 }
 
+// What sse-client does: without -publish, -forward and -doctor, it watches.
+const (
+	watchMode   = "watch"
+	publishMode = "-publish"
+	forwardMode = "-forward"
+	doctorMode  = "-doctor"
+)
+
+// flagModes says in which modes flags have an effect. All others have one in each mode.
+var flagModes = []struct{ flags, modes []string }{
+	{
+		flags: []string{"X", "d", "until", "events", "repeat", "check", "debug", "clients", "rate",
+			"stalled", "slow", "pid"},
+		modes: []string{watchMode, publishMode},
+	},
+	{
+		flags: []string{"once", "gzip"},
+		modes: []string{watchMode, publishMode, forwardMode},
+	},
+	{flags: []string{"method", "body", "gap", "rounds"}, modes: []string{publishMode}},
+	{flags: []string{"forward-method", "event"}, modes: []string{forwardMode}},
+	{flags: []string{"direct"}, modes: []string{doctorMode}},
+}
+
 func (o *options) validateModes() error {
-	modes := 0
-	for _, on := range []bool{o.doctor, o.forward != "", o.publish != ""} {
-		if on {
-			modes++
+	for name, value := range map[string]string{
+		"publish": o.publish,
+		"forward": o.forward,
+		"direct":  o.direct,
+	} {
+		if o.given[name] && value == "" {
+			return fmt.Errorf("-%s is empty", name)
 		}
 	}
 
-	hasPublish := o.publishMethod != "" || o.publishFile != "" || o.rounds > 0
-	switch {
-	case modes > 1:
+	mode, modes := watchMode, 0
+	for name, isOn := range map[string]bool{
+		publishMode: o.publish != "",
+		forwardMode: o.forward != "",
+		doctorMode:  o.doctor,
+	} {
+		if isOn {
+			mode = name
+			modes++
+		}
+	}
+	if modes > 1 {
 		return errors.New("-doctor, -forward and -publish exclude each other")
-	case o.clients > 1 && (o.doctor || o.forward != ""):
-		return errors.New("-doctor and -forward have no -clients")
-	case o.direct != "" && !o.doctor:
-		return errors.New("-direct belongs to -doctor")
-	case o.publish == "" && hasPublish:
-		return errors.New("-method, -body and -rounds belong to -publish")
+	}
+
+	for _, f := range flagModes {
+		if slices.Contains(f.modes, mode) {
+			continue
+		}
+		for _, name := range f.flags {
+			switch {
+			case !o.given[name]:
+			case mode == watchMode:
+				return fmt.Errorf("-%s belongs to %s", name, strings.Join(f.modes, " or "))
+			default:
+				return fmt.Errorf("-%s has no effect with %s", name, mode)
+			}
+		}
 	}
 	return nil
 }
@@ -243,12 +290,6 @@ func (o *options) validateModes() error {
 func (o *options) validateForward() error {
 	isPut := o.forwardMethod == http.MethodPut
 	switch {
-	case o.given["forward"] && o.forward == "":
-		return errors.New("-forward is empty")
-	case o.given["forward-method"] && o.forward == "":
-		return errors.New("-forward-method belongs to -forward")
-	case o.given["event"] && o.forward == "":
-		return errors.New("-event belongs to -forward")
 	case o.event == "":
 		return errors.New("-event is empty")
 	case o.forward != "" && !o.given["url"]:
@@ -277,8 +318,11 @@ func (o *options) validateURLs() error {
 func (o *options) validateHeaders() error {
 	for _, h := range o.headers {
 		name, _, ok := strings.Cut(h, ":")
-		if !ok || name == "" || strings.ContainsAny(h, "\r\n") {
+		if !ok || strings.ContainsAny(h, "\r\n") {
 			return fmt.Errorf("a header is \"Name: value\" on one line, not %q", h)
+		}
+		if !isToken(name) {
+			return fmt.Errorf("%q cannot be the name of a header", name)
 		}
 	}
 	return nil
@@ -385,7 +429,7 @@ func (o *options) requestHeader() (http.Header, error) {
 }
 
 // requestBody gives the body of the stream's request; nil without -d.
-func (o *options) requestBody() ([]byte, error) {
+func (o *options) requestBody() (body []byte, err error) {
 	if !o.given["d"] {
 		return nil, nil
 	}
@@ -393,7 +437,11 @@ func (o *options) requestBody() ([]byte, error) {
 	if !isFile {
 		return []byte(o.data), nil
 	}
-	body, err := os.ReadFile(file)
+	if file == "-" {
+		body, err = io.ReadAll(os.Stdin)
+	} else {
+		body, err = os.ReadFile(file)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the body of -d: %w", err)
 	}

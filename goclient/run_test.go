@@ -50,12 +50,79 @@ func TestFlagsBadUsageExits2WithOneLine(t *testing.T) {
 		{"-events", "-1"}, {"-repeat"}, {"-max-event-bytes", "0"}, {"-cacert", "/nowhere"},
 		{"-d", "x", "-doctor"}, {"-until", "x", "-url", "http://y/", "-forward", "http://x/"},
 		{"-event", "x"}, {"-url", "http://y/", "-forward", "http://x/", "-event", ""},
-		{"-doctor", "-clients", "2"}, {"-doctor", "-direct", "x"}, {"-pid", "999999999"},
+		{"-doctor", "-direct", "x"}, {"-pid", "999999999"}, {"-publish", ""},
+		{"-doctor", "-direct", ""},
+		{"-repeat", "-d", "x", "-once"}, {"-repeat", "-X", "GET"}, {"-header", "X Key: 1"},
+		{"-header", "X-Key : 1"}, {"-header", "Kéy: 1"}, {"-header", ": 1"},
 	} {
 		code, out, errs := client(t, args...)
 		if code != 2 || out != "" || !strings.HasPrefix(errs, "sse-client: ") ||
 			strings.Count(errs, "\n") != 1 {
 			t.Errorf("%q: got %d, %q, %q", args, code, out, errs)
+		}
+	}
+}
+
+// A flag that does nothing would promise something.
+func TestFlagsWithoutEffectAreBadUsage(t *testing.T) {
+	const always = "-url http://y/ -header A:b -k -json -duration 1s -heartbeat 1s " +
+		"-max-event-bytes 9"
+	const watch = "-X PUT|-d x|-until x|-events 1|-events 1 -repeat|-check json|-debug|-clients 2|" +
+		"-rate 1|-stalled 1|-slow 1"
+	const publish = "-method PUT|-gap 3s|-rounds 1|-body " // and a file
+	const forward = "-forward-method POST|-event x"
+	body := writeFile(t, "{}")
+
+	for _, tt := range []struct{ mode, right, wrong string }{
+		{"", watch + "|-once|-gzip", publish + body + "|" + forward + "|-direct http://x/"},
+		{"-publish http://x/", watch + "|-once|-gzip|" + publish + body,
+			forward + "|-direct http://x/"},
+		{"-forward http://x/", "-once|-gzip|" + forward,
+			watch + "|" + publish + body + "|-direct http://x/"},
+		{"-doctor", "-direct http://x/", watch + "|-once|-gzip|" + publish + body + "|" + forward},
+	} {
+		mode := always + " " + tt.mode + " "
+		for _, flags := range strings.Split(tt.right, "|") {
+			if _, err := parseFlags(strings.Fields(mode+flags), io.Discard); err != nil {
+				t.Errorf("%s%s: %v", mode, flags, err)
+			}
+		}
+		for _, flags := range strings.Split(tt.wrong, "|") {
+			_, err := parseFlags(strings.Fields(mode+flags), io.Discard)
+			name, _, _ := strings.Cut(flags, " ")
+			if err == nil || !strings.HasPrefix(err.Error(), name+" ") {
+				t.Errorf("%s%s: got %v, want an error about %s", mode, flags, err, name)
+			}
+		}
+	}
+}
+
+// Each flag has one line in the table or none, and each line has known flags.
+func TestFlagsOfModesAreKnown(t *testing.T) {
+	f := flag.NewFlagSet("", flag.ContinueOnError)
+	new(options).define(f)
+	seen := map[string]bool{}
+	for _, line := range flagModes {
+		for _, name := range line.flags {
+			if f.Lookup(name) == nil || seen[name] {
+				t.Errorf("-%s is unknown, or stands there twice", name)
+			}
+			seen[name] = true
+		}
+	}
+}
+
+func TestFlagsNameUnexpectedArgument(t *testing.T) {
+	for args, want := range map[string]string{
+		"http://a/ http://b/":          `"http://b/"`,
+		"http://a/ -once b c":          `"b"`,
+		"-url http://a/ http://b/ c":   `"http://b/"`,
+		"http://b/ -url http://a/":     `"http://b/"`,
+		"http://a/ http://b/ http://c": `"http://b/"`,
+	} {
+		_, err := parseFlags(strings.Fields(args), io.Discard)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s named", args, err, want)
 		}
 	}
 }
