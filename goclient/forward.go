@@ -145,8 +145,8 @@ func newForwarder(method string, to *target, token string, log *slog.Logger) *fo
 	return f
 }
 
-// checkRedirect follows only a redirect that keeps the data: 301 makes GET of PUT. Another host gets
-// no token.
+// checkRedirect follows only a redirect that keeps the data: 301 makes GET of PUT. Another host
+// gets no token.
 func (f *forwarder) checkRedirect(req *http.Request, via []*http.Request) error {
 	if req.Method != f.method || len(via) > maxRedirects {
 		return http.ErrUseLastResponse

@@ -84,8 +84,7 @@ FIND OUT WHY EVENTS COME LATE
 
   -h, -version        print this, or the version
 
-A flag that has no effect with -publish, -forward, -doctor, or without, is bad
-usage.
+A flag without an effect is bad usage, such as -check with -doctor.
 
 It reconnects as a browser does: after the server's last retry (3s before that,
 250ms at least), with Last-Event-ID. 204 ends a stream. At another answer than

@@ -192,8 +192,8 @@ func (m *meter) endRound(err error) {
 	p.last.add(slices.Max(r.times))
 }
 
-// breakRound takes the round into the results that the end of the run broke off. It is left out of
-// the deliveries: those still missing might have taken longest. If all had been reached, it is over.
+// breakRound counts the round that the end of the run broke off. Its deliveries are left out: those
+// still missing might have taken longest. If it had reached all streams, it is a round as any other.
 func (m *meter) breakRound(now time.Time) {
 	m.mu.Lock()
 	r := &m.round

@@ -127,9 +127,11 @@ func (t *target) setBodyHeader(r *request, h http.Header) {
 // isHostOf says whether a URL has the target's scheme, host and port.
 func (t *target) isHostOf(u *url.URL) bool {
 	port, err := portOf(u)
+	if err != nil || u.Scheme != t.url.Scheme {
+		return false
+	}
 	own, _ := portOf(t.url)
-	isSamePort := err == nil && port == own
-	return u.Scheme == t.url.Scheme && strings.EqualFold(u.Hostname(), t.url.Hostname()) && isSamePort
+	return port == own && strings.EqualFold(u.Hostname(), t.url.Hostname())
 }
 
 // keepUser gives the target's user and password to a redirect on the same host, as browsers do.

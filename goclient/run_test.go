@@ -67,8 +67,8 @@ func TestFlagsBadUsageExits2WithOneLine(t *testing.T) {
 func TestFlagsWithoutEffectAreBadUsage(t *testing.T) {
 	const always = "-url http://y/ -header A:b -k -json -duration 1s -heartbeat 1s " +
 		"-max-event-bytes 9"
-	const watch = "-X PUT|-d x|-until x|-events 1|-events 1 -repeat|-check json|-debug|-clients 2|" +
-		"-rate 1|-stalled 1|-slow 1"
+	const watch = "-X PUT|-d x|-until x|-events 1|-events 1 -repeat|-check json|-debug|" +
+		"-clients 2|-rate 1|-stalled 1|-slow 1"
 	const publish = "-method PUT|-gap 3s|-rounds 1|-body " // and a file
 	const forward = "-forward-method POST|-event x"
 	body := writeFile(t, "{}")
@@ -582,7 +582,8 @@ func TestPublishCountsWhatEndBreaksOff(t *testing.T) {
 				}
 				h.send()
 			})
-			s := clientJSON(t, 1, "-url", h.url, "-publish", trigger, "-gap", "20ms", "-duration", "6s")
+			s := clientJSON(t, 1, "-url", h.url, "-publish", trigger, "-gap", "20ms",
+				"-duration", "6s")
 			if got := problems(s); got != "1 "+wrongUnfinished {
 				t.Fatalf("wrong is %q, want one %s", got, wrongUnfinished)
 			}

@@ -207,6 +207,7 @@ func TestWrongIsStreamShortOfEvents(t *testing.T) {
 
 // The summary has one line for each failure.
 func TestWrongNamesEachFailureOnce(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		answers []int // after these, the last one again and again
 		want    string
@@ -222,7 +223,7 @@ func TestWrongNamesEachFailureOnce(t *testing.T) {
 			}
 			begin(w, "retry: 1\ndata: a\n\n")
 		})
-		s := clientJSON(t, 1, "-duration", "1s", url)
+		s := clientJSON(t, 1, "-duration", "2s", url)
 		if len(s.Wrong) != 1 || s.Wrong[0].Problem != tt.want {
 			t.Errorf("%v: wrong is %q, want %s", tt.answers, problems(s), tt.want)
 		}
