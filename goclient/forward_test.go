@@ -102,6 +102,7 @@ func TestForwardDroppedIsWrong(t *testing.T) {
 		"data: " + strings.Repeat("x", 100) + "\n\n":            1,
 		"data: " + strings.Repeat("x", 100) + "\n\ndata: 1\n\n": 1,
 	} {
+		text := text
 		upstream := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 			begin(w, text)
 			<-r.Context().Done()

@@ -123,6 +123,7 @@ func TestWrongIs204OnlyBeforeAnyEvent(t *testing.T) {
 		"retry: 1\ndata: a\n\n":   "",
 		"retry: 1\n\n: hello\n\n": "1 " + wrongNothing,
 	} {
+		text := text
 		url := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 			if n > 0 {
 				w.WriteHeader(http.StatusNoContent)
@@ -215,6 +216,7 @@ func TestWrongNamesEachFailureOnce(t *testing.T) {
 		{[]int{404}, wrongAnswer},
 		{[]int{200, 404}, wrongAnswer},
 	} {
+		tt := tt
 		url := serve(t, func(n int, w http.ResponseWriter, r *http.Request) {
 			answer := tt.answers[min(n, len(tt.answers)-1)]
 			if answer != http.StatusOK {
