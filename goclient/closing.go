@@ -51,6 +51,7 @@ func (d *doctor) closes() {
 	e := endingsOf(ended)
 	both := endingsOf(append(slices.Clone(ended), d.zipped.ended()...))
 	by := d.culprit(d.direct != nil && len(d.direct.ended()) > 0)
+	isSilent := e.quietest > d.plain.silence && e.quietest > lateAfter
 	switch {
 	case e.events == 0 && e.longest < time.Second && d.plain.said != "":
 		d.wrongly("what the server says", "the server ends each stream at once and says: %s",
@@ -58,7 +59,9 @@ func (d *doctor) closes() {
 	case e.events == 0 && e.longest < time.Second:
 		d.wrongly("the handler: it must not return while the stream is to last", "the stream is "+
 			"ended at once, %s without an event; %s", times(e.count), d.blame(by))
-	case e.quietest > d.plain.silence && e.quietest > lateAfter:
+	case e.isOrderlyWithEvents() && by != proxyDoes:
+		d.serverEnds(e, isSilent, by)
+	case isSilent:
 		d.limitOnSilence(e, by)
 	case both.isEqual():
 		d.wrongly(d.cure(age, by), "%s whatever was sent: a limit on the whole response; %s",
@@ -66,6 +69,27 @@ func (d *doctor) closes() {
 	default:
 		d.wrongly("nothing, if something was restarted", "%s; %s", e, d.blame(by))
 	}
+}
+
+// isOrderlyWithEvents tells whether the server may have meant the ends.
+func (e endings) isOrderlyWithEvents() bool {
+	return e.count > 0 && e.orderly && e.events > 0
+}
+
+// serverEnds notes streams that brought events and were ended in an orderly way. That is no fault:
+// EventSource opens them again.
+func (d *doctor) serverEnds(e endings, isSilent bool, by culprit) {
+	silent, change := "", "nothing, if the server is meant to end them"
+	if isSilent {
+		silent = fmt.Sprintf(", %s after %s of silence", each(e.count), secs(e.quietest))
+	}
+	text := fmt.Sprintf("in an orderly way, %s after %s%s", times(e.count), e.ages(), silent)
+	if by == serverDoes {
+		d.advise(change, "the server ends its streams %s", text)
+		return
+	}
+	d.advise(change+", or use -direct", "the server ends its streams, or a proxy does, %s; %s", text,
+		d.blame(by))
 }
 
 // limitOnSilence adds the other limit where the stream was silent from its beginning.
@@ -116,8 +140,14 @@ func (e endings) String() string {
 	if e.count == 1 {
 		return fmt.Sprintf("closed %s after %s", how, secs(e.longest))
 	}
-	return fmt.Sprintf("closed %s %s, after %s to %s", how, times(e.count), secs(e.shortest),
-		secs(e.longest))
+	return fmt.Sprintf("closed %s %s, after %s", how, times(e.count), e.ages())
+}
+
+func (e endings) ages() string {
+	if e.count == 1 {
+		return secs(e.longest)
+	}
+	return secs(e.shortest) + " to " + secs(e.longest)
 }
 
 func each(n int) string {

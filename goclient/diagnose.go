@@ -383,7 +383,8 @@ func (d *doctor) headers() {
 		d.advise("the server: Cache-Control: no-cache, no-transform", "Cache-Control is %q: a "+
 			"cache may keep the stream", cache)
 	}
-	if h.Get("Content-Length") != "" {
+	isOrderly := endingsOf(d.plain.ended()).isOrderlyWithEvents() // closes says so
+	if h.Get("Content-Length") != "" && !isOrderly {
 		d.wrongly("the server: no Content-Length", "Content-Length is %s: the stream ends there",
 			h.Get("Content-Length"))
 	}

@@ -71,9 +71,11 @@ func TestDoctorNamesCause(t *testing.T) {
 			want: []string{"asks for gzip .. came late .. the server does it => flush the compressor"}},
 		{name: "cut when silent", source: source{every: time.Hour}, proxy: cutting, direct: true,
 			want: []string{"closed .. of silence: a limit on silence; the proxy does it => proxy_read_timeout"}},
-		{name: "cut by age", source: source{lives: 600 * time.Millisecond}, direct: true,
-			proxy: pass,
-			want:  []string{"closed .. a limit on the whole response; the server does it => no write timeout"}},
+		{name: "cut by age", source: source{lives: 600 * time.Millisecond, cuts: true}, direct: true,
+			want: []string{"closed uncleanly .. a limit on the whole response; the server does it => no write timeout"}},
+		{name: "healthy, ends after its events", source: source{lives: 600 * time.Millisecond},
+			direct: true, proxy: pass},
+		{name: "healthy, ends at once, alone", source: source{lives: time.Nanosecond}},
 		{name: "full", source: source{full: true},
 			want: []string{"says: full, 9 streams are open => what the server says"}},
 		{name: "heartbeats get lost", source: source{beat: 100 * time.Millisecond},
@@ -244,6 +246,7 @@ func matches(text, want string) bool {
 type source struct {
 	every           time.Duration
 	beat, lives     time.Duration
+	cuts            bool // ends without the last chunk
 	noIDs, plainIDs bool
 	ownEvents       bool // each connection has its own
 	bundle, pad     int
@@ -368,6 +371,9 @@ func (s source) stream(w http.ResponseWriter, r *http.Request, events *eventLog,
 			case <-r.Context().Done():
 				return
 			case <-over:
+				if s.cuts {
+					panic(http.ErrAbortHandler)
+				}
 				return
 			case <-beats:
 				text = ": heartbeat\n\n"
