@@ -26,11 +26,16 @@ const (
 	headTimeout      = 30 * time.Second // for the response head
 	askedHeadTimeout = 10 * time.Minute // the same, where the server may work on a request first
 	maxRedirects     = 20               // as browsers
+	maxText          = 200              // bytes that are quoted of an answer or a comment
 	connBuffer       = 4096             // bytes: all that an idle stream holds besides its structs
 	holdBuffer       = 2048             // bytes: SO_RCVBUF of a stream that is not read
 )
 
-var errNoContent = errors.New("answered 204: the server wants no reconnection")
+var (
+	errTookTooLong   = errors.New("took too long")
+	errNoContent     = errors.New("answered 204: the server wants no reconnection")
+	errManyRedirects = fmt.Errorf("following redirects: more than %d", maxRedirects)
+)
 
 // A target is what the streams request, or where events are sent.
 type target struct {
@@ -41,6 +46,7 @@ type target struct {
 	tls    *tls.Config // nil for the system's defaults
 	method string      // empty for GET
 	body   []byte      // of the stream's request; nil for none
+	quotes bool        // read what an answer says that is no stream
 
 	dialTimeout time.Duration // 0 for the default
 	probes      bool          // TCP keep-alive finds a vanished server within seconds
@@ -70,6 +76,7 @@ type conn struct {
 	br      *bufio.Reader
 	body    io.Reader     // without chunking and compression
 	zipped  bool          // body decompresses
+	text    string        // of an answer that is no stream, on one line
 	stop    func() bool   // of the context's hold on the connection
 	start   time.Time     // of the first dial
 	connect time.Duration // from start to the end of TCP and TLS connecting
@@ -87,6 +94,7 @@ type attempt struct {
 	lastID []byte
 	unread bool // only the response head is read
 	trace  func(kind, format string, args ...any)
+	hop    func(u *url.URL) // is told each URL before it is requested; may be nil
 }
 
 func (a attempt) tell(kind, format string, args ...any) {
@@ -101,6 +109,9 @@ func (t *target) open(ctx context.Context, a attempt) (*conn, error) {
 	r := t.firstRequest(a.lastID)
 	for hop := 0; ; hop++ {
 		a.tell("request", "%s %s", r.method, r.url.Redacted())
+		if a.hop != nil {
+			a.hop(r.url)
+		}
 		c, err := t.exchange(ctx, r, a)
 		if err != nil {
 			return nil, failedAt(err, r.url, hop, nil)
@@ -115,6 +126,9 @@ func (t *target) open(ctx context.Context, a attempt) (*conn, error) {
 			if err == nil {
 				return c, nil
 			}
+			if t.asks() || t.quotes {
+				c.readText()
+			}
 			if t.asks() {
 				err = c.withText(err)
 			}
@@ -124,8 +138,7 @@ func (t *target) open(ctx context.Context, a attempt) (*conn, error) {
 		c.Close()
 
 		if hop == maxRedirects {
-			err = fmt.Errorf("following redirects: more than %d", maxRedirects)
-			return nil, failedAt(err, r.url, 0, c)
+			return nil, failedAt(errManyRedirects, r.url, 0, c)
 		}
 		next, err := r.redirected(c.resp.StatusCode, location)
 		if err != nil {
@@ -149,7 +162,7 @@ func (t *target) exchange(ctx context.Context, r *request, a attempt) (*conn, er
 	}
 	if _, err := c.Write(t.encode(r)); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("sending the request: %w", plain(err))
+		return nil, atStep(sending, err)
 	}
 
 	limit := headTimeout
@@ -158,7 +171,7 @@ func (t *target) exchange(ctx context.Context, r *request, a attempt) (*conn, er
 	}
 	if err := c.readHead(a.unread, limit); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("reading the response head: %w", plain(err))
+		return nil, atStep(reading, err)
 	}
 	return c, nil
 }
@@ -245,7 +258,7 @@ func userAgent() string { return "sse-client/" + version }
 func (c *conn) dial(ctx context.Context, t *target, u *url.URL, receiveBuffer int) error {
 	port, err := portOf(u)
 	if err != nil {
-		return fmt.Errorf("connecting: %w", err)
+		return atStep(connecting, err)
 	}
 	timeout := t.dialTimeout
 	if timeout == 0 {
@@ -261,12 +274,12 @@ func (c *conn) dial(ctx context.Context, t *target, u *url.URL, receiveBuffer in
 	}
 	nc, err := d.DialContext(limit, "tcp", t.address(u.Hostname(), port))
 	if err != nil {
-		return fmt.Errorf("connecting: %w", plain(err))
+		return atStep(connecting, err)
 	}
 	if u.Scheme == "https" {
 		nc, err = startTLS(limit, nc, t.tls, u.Hostname())
 		if err != nil {
-			return fmt.Errorf("connecting: %w", plain(err))
+			return atStep(connecting, err)
 		}
 	}
 
@@ -372,15 +385,19 @@ func (c *conn) check() (err error) {
 	return nil
 }
 
+// readText reads the begin of an answer that is no stream.
+func (c *conn) readText() {
+	c.SetReadDeadline(time.Now().Add(time.Second))
+	text, _ := io.ReadAll(io.LimitReader(c.body, maxText))
+	c.text = strings.Join(strings.Fields(string(text)), " ")
+}
+
 // withText adds to the error what the answer says. An API explains there what is wrong.
 func (c *conn) withText(err error) error {
-	c.SetReadDeadline(time.Now().Add(time.Second))
-	text, _ := io.ReadAll(io.LimitReader(c.body, 200))
-	line := strings.Join(strings.Fields(string(text)), " ")
-	if line == "" || err == errNoContent {
+	if c.text == "" || err == errNoContent {
 		return err
 	}
-	return answerError(err.Error() + ": " + printable([]byte(line)))
+	return answerError(err.Error() + ": " + printable([]byte(c.text)))
 }
 
 // A lateGzip reads the gzip header at the first read: it may come long after the response head.
@@ -429,7 +446,7 @@ func plain(err error) error {
 	case errors.As(err, &no):
 		return no
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return errors.New("took too long")
+		return errTookTooLong
 	case errors.As(err, &op):
 		return op.Err
 	}

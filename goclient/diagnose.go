@@ -115,6 +115,10 @@ func (d *doctor) diagnose() {
 
 // directNotOpened ends the diagnosis, as there is nothing to compare with.
 func (d *doctor) directNotOpened() {
+	if d.isTooEarly(d.direct) {
+		d.endedTooEarly()
+		return
+	}
 	o := d.direct.obstacle(d.end.Sub(d.direct.started))
 	d.wrongly("-direct: "+d.changeFor(o, serverDoes), "the direct stream does not open: %s", o.text)
 	if !d.plain.isOpened() {
@@ -322,7 +326,7 @@ func (d *doctor) heldLikeNone(z, ref *probe) (text string, isHeld bool) {
 
 // gzipNotOpened is for a stream that opens only for clients that do not ask for gzip.
 func (d *doctor) gzipNotOpened() {
-	if d.zipped.err == nil && d.end.Sub(d.zipped.started) < slow {
+	if d.isTooEarly(d.zipped) {
 		return
 	}
 	o := d.zipped.obstacle(d.end.Sub(d.zipped.started))
@@ -331,7 +335,7 @@ func (d *doctor) gzipNotOpened() {
 	if change == "" {
 		change = d.cure(compression, by)
 	}
-	d.wrongly(change, "the stream does not open when a client asks for gzip as browsers do: %s; %s",
+	d.wrongly(o.prefix+change, "the stream does not open when a client asks for gzip as browsers do: %s; %s",
 		o.text, d.blame(by))
 }
 

@@ -86,6 +86,7 @@ func newDoctor(o *options) *doctor {
 func newProbe(name string, t *target, gzip bool) *probe {
 	own := *t
 	own.gzip = gzip
+	own.quotes = true
 	p := &probe{name: name, target: &own}
 	if t.tls != nil {
 		own.tls = t.tls.Clone()
@@ -149,7 +150,9 @@ func (p *probe) run(ctx context.Context, wait time.Duration) {
 		return
 	}
 	p.started = time.Now()
-	newStream(p.target, p).keepOpen(httptrace.WithClientTrace(ctx, p.trace()))
+	s := newStream(p.target, p)
+	s.hop = p.requests
+	s.keepOpen(httptrace.WithClientTrace(ctx, p.trace()))
 }
 
 // hasSeenEnough tells whether the watch can end. Streams that do not open need no watching.

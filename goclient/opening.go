@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ const slow = time.Second
 // An obstacle says in one sentence why a stream does not open.
 type obstacle struct {
 	text    string
+	prefix  string // of what to change: where it is
 	change  string // what to change; empty where that depends on the fault
 	fault   fault  // where change is empty
 	isLocal bool   // there was no answer of which a hop could be asked
@@ -62,17 +64,20 @@ var statuses = map[int]obstacle{
 // obstacle says why the stream never opened.
 func (p *probe) obstacle(watched time.Duration) obstacle {
 	if p.err == nil {
-		return p.unfinished(watched)
+		return p.unfinished(watched).behind(p.attempt.hops, p.attempt.url)
 	}
 	failed := new(openError)
 	if !errors.As(p.err, &failed) {
 		failed = &openError{err: p.err, url: p.target.url}
 	}
+	return p.obstacleAt(failed).behind(failed.hops, failed.url)
+}
 
-	o := p.obstacleAt(failed)
-	if failed.hops > 0 {
-		o.text = fmt.Sprintf("the URL redirects to %s: %s", failed.url.Redacted(), o.text)
-		o.change = "the redirect's target: " + o.change
+// behind says that the obstacle is behind redirects, of which u is the last target.
+func (o obstacle) behind(hops int, u *url.URL) obstacle {
+	if hops > 0 {
+		o.text = fmt.Sprintf("the URL redirects to %s: %s", u.Redacted(), o.text)
+		o.prefix = "the redirect's target: "
 	}
 	return o
 }
@@ -85,19 +90,31 @@ func (p *probe) obstacleAt(failed *openError) obstacle {
 		return p.tookTooLong(failed)
 	}
 	o := notConnected(failed)
-	if failed.url.Scheme == "https" && !p.failing.dialEnd.IsZero() {
+	if failed.isInHandshake() && !p.failing.dialEnd.IsZero() {
 		o = handshakeFailed(failed)
 	}
 	o.isLocal = true
 	return o
 }
 
-// answered explains an answer that is no event stream.
+// answered explains an answer that is no event stream, and quotes what it says itself.
 func answered(failed *openError) obstacle {
+	o := explained(failed)
+	sentence := failed.sentence()
+	if sentence != "" {
+		o.text += fmt.Sprintf("; it says %q", sentence)
+	}
+	return o
+}
+
+func explained(failed *openError) obstacle {
 	o, known := statuses[failed.status]
 	if known {
 		o.text = "the answer is " + o.text
 		return o
+	}
+	if isRedirect(failed.status) {
+		return notFollowed(failed)
 	}
 
 	const needed = "what answers at this URL: a browser needs 200 with Content-Type " +
@@ -117,6 +134,28 @@ func answered(failed *openError) obstacle {
 	}
 	text := fmt.Sprintf("the answer has Content-Type %q, not text/event-stream", kind)
 	return obstacle{text: text, change: needed}
+}
+
+// notFollowed explains a redirect that leads nowhere.
+func notFollowed(failed *openError) obstacle {
+	text := fmt.Sprintf("the answer is %d %s", failed.status, http.StatusText(failed.status))
+	location := failed.header.Get("Location")
+	if location == "" {
+		return obstacle{text: text + " without a Location", change: "what redirects: it must name " +
+			"a target, or send the stream itself"}
+	}
+	if errors.Is(failed.err, errManyRedirects) {
+		return obstacle{
+			text: fmt.Sprintf("%s to %s, after %d redirects: they lead in a circle", text,
+				printable([]byte(redact(location))), maxRedirects),
+			change: "what redirects: it may not know that the request came by https " +
+				"(X-Forwarded-Proto), or want a cookie (-header)",
+		}
+	}
+	return obstacle{
+		text:   fmt.Sprintf("%s, and its Location %q is no URL", text, redact(location)),
+		change: "what redirects",
+	}
 }
 
 // notConnected explains an error before any answer.
@@ -142,10 +181,11 @@ func notConnected(failed *openError) obstacle {
 		}
 	case errors.Is(failed.err, io.EOF), errors.Is(failed.err, io.ErrUnexpectedEOF),
 		errors.Is(failed.err, syscall.ECONNRESET):
-		return obstacle{
-			text:   host + " closes the connection without an answer",
-			change: "what listens there: is it HTTP, and is it not https:// that it wants",
+		change := "what listens there: is it HTTP"
+		if failed.url.Scheme == "http" {
+			change += ", and is it not https:// that it wants"
 		}
+		return obstacle{text: host + " closes the connection without an answer", change: change}
 	}
 	return obstacle{
 		text:   fmt.Sprintf("%s does not answer: %v", host, failed.err),
@@ -177,7 +217,7 @@ func (p *probe) tookTooLong(failed *openError) obstacle {
 		return slowLookup(failed.url.Hostname(), "does not end")
 	case at.dialEnd.IsZero():
 		return unreachable(host + " does not answer a TCP connection")
-	case strings.HasPrefix(failed.Error(), "connecting"):
+	case failed.isInHandshake():
 		return slowHandshake(host, "does not end")
 	}
 	return obstacle{text: "no headers come from " + host, fault: buffering}
@@ -186,15 +226,15 @@ func (p *probe) tookTooLong(failed *openError) obstacle {
 // unfinished is for a watch that ended before the first attempt did.
 func (p *probe) unfinished(watched time.Duration) obstacle {
 	at := p.attempt
-	host := p.target.url.Host
+	u := p.lastURL()
 	took := "has not ended in " + secs(watched)
 	switch {
 	case !at.lookupBegin.IsZero() && at.lookupEnd.IsZero():
-		return slowLookup(p.target.url.Hostname(), took)
+		return slowLookup(u.Hostname(), took)
 	case !at.dialBegin.IsZero() && at.dialEnd.IsZero():
-		return unreachable(host + " has not answered a TCP connection in " + secs(watched))
-	case p.target.url.Scheme == "https" && !at.encrypted:
-		return slowHandshake(host, took)
+		return unreachable(u.Host + " has not answered a TCP connection in " + secs(watched))
+	case u.Scheme == "https" && !at.encrypted:
+		return slowHandshake(u.Host, took)
 	}
 	return obstacle{text: "no headers came in " + secs(watched), fault: buffering}
 }
@@ -225,17 +265,29 @@ func slowHandshake(host, took string) obstacle {
 }
 
 func isTimeout(err error) bool {
-	if errors.Is(err, context.DeadlineExceeded) {
-		return true
-	}
-	return strings.Contains(err.Error(), "took too long")
+	return errors.Is(err, errTookTooLong) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// isTooEarly tells whether the watch ended before anything could be said about a stream.
+func (d *doctor) isTooEarly(p *probe) bool {
+	isStarted := !p.started.IsZero()
+	return p.err == nil && !(isStarted && d.end.Sub(p.started) >= slow)
+}
+
+func (d *doctor) endedTooEarly() {
+	d.advise("nothing, or watch longer", "the watch ended too early to say why the stream had not "+
+		"opened yet")
 }
 
 // notOpened is all that can be said of a stream that was never there.
 func (d *doctor) notOpened() {
+	if d.isTooEarly(d.plain) {
+		d.endedTooEarly()
+		return
+	}
 	o := d.plain.obstacle(d.end.Sub(d.plain.started))
 	if o.isLocal {
-		d.wrongly(o.change, "the stream does not open: %s", o.text)
+		d.wrongly(o.prefix+o.change, "the stream does not open: %s", o.text)
 		return
 	}
 	if d.direct != nil && !d.direct.isOpened() && d.direct.status() != d.plain.status() {
@@ -249,17 +301,17 @@ func (d *doctor) notOpened() {
 
 func (d *doctor) changeFor(o obstacle, by culprit) string {
 	if o.change != "" {
-		return o.change
+		return o.prefix + o.change
 	}
-	return d.cure(o.fault, by)
+	return o.prefix + d.cure(o.fault, by)
 }
 
 // slowStart looks at each step up to the headers, and at the first event.
 func (d *doctor) slowStart() {
 	p := d.plain
-	host := p.target.url.Host
+	host := p.lastURL().Host
 	if p.opening.lookup > slow {
-		o := slowLookup(p.target.url.Hostname(), "took "+secs(p.opening.lookup))
+		o := slowLookup(p.lastURL().Hostname(), "took "+secs(p.opening.lookup))
 		d.wrongly(o.change, "%s", o.text)
 	}
 	if p.opening.dial > slow {

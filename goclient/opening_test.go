@@ -27,6 +27,13 @@ func TestDoctorNamesEachObstacle(t *testing.T) {
 		})
 	}
 	status := func(status int) string { return answer(status, "Content-Type", "text/plain") }
+	says := func(kind, text string) string {
+		return serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(403)
+			io.WriteString(w, text)
+		})
+	}
 	silent := rawServe(t, func(c *net.TCPConn) { c.Close() })
 	plain := source{}.serve(t)
 
@@ -48,7 +55,19 @@ func TestDoctorNamesEachObstacle(t *testing.T) {
 			`the answer has Content-Type "application/json", not text/event-stream => needs 200`},
 		"redirect to a dead port": {answer(302, "Location", dead), "the URL redirects to " + dead +
 			": nothing listens at .. connection refused => the redirect's target: start what"},
-		"no answer": {silent, "closes the connection without an answer => is it HTTP"},
+		"redirect to a bad gateway": {answer(302, "Location", status(502)), "the URL redirects to .. 502 " +
+			"Bad Gateway .. => the redirect's target: nginx: the address in proxy_pass"},
+		"redirect in a circle": {answer(302, "Location", "/stream"), "the answer is 302 Found to /stream, " +
+			"after 20 redirects: they lead in a circle; run again => what redirects"},
+		"redirect to nowhere": {status(307), "the answer is 307 Temporary Redirect without a Location; " +
+			"run again => what redirects: it must name a target"},
+		"redirect to no URL": {answer(301, "Location", "http://[::1"), "the answer is 301 Moved " +
+			"Permanently, and its Location \"http://[::1\" is no URL; run again => what redirects"},
+		"a sentence": {says("text/plain", "No host of this name\nis served here.\n"), "403 Forbidden: a rule " +
+			"rejects this client; it says \"No host of this name is served here.\"; run again"},
+		"a page of 403":   {says("text/html", "<p>No host is here."), "403 .. rejects this client; run again"},
+		"only the status": {says("text/plain", "403 Forbidden\n"), "403 .. rejects this client; run again"},
+		"no answer":       {silent, "closes the connection without an answer => is it HTTP"},
 		"https at http": {strings.Replace(plain, "http:", "https:", 1),
 			"the TLS handshake with .. fails: .. does not look like a TLS handshake => http:// instead"},
 	} {
@@ -96,7 +115,7 @@ func TestDoctorNamesSlowHandshake(t *testing.T) {
 		want     string
 	}{
 		{slow + 100*time.Millisecond, 4 * time.Second, "the TLS handshake with .. took 1. => what ends TLS"},
-		{time.Hour, time.Second, "does not open: the TLS handshake with .. has not ended in => what ends TLS"},
+		{time.Hour, 1500 * time.Millisecond, "does not open: the TLS handshake with .. has not ended in => what ends TLS"},
 	} {
 		wait := tt.wait
 		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -127,6 +146,109 @@ func TestDoctorNamesSlowHandshake(t *testing.T) {
 	}
 }
 
+// What a redirect leads to is named as it would be without one.
+func TestDoctorNamesObstacleBehindRedirect(t *testing.T) {
+	t.Parallel()
+	redirect := func(to string) *target {
+		url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, to, http.StatusFound)
+		})
+		return &target{url: mustURL(t, url), dialTimeout: 700 * time.Millisecond}
+	}
+	mute := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	hanging := rawServe(t, func(c *net.TCPConn) {
+		io.Copy(io.Discard, c)
+		c.Close()
+	})
+	hanging = strings.Replace(hanging, "http:", "https:", 1)
+	patient := redirect(hanging)
+	patient.dialTimeout = 0
+
+	for _, tt := range []struct {
+		target *target
+		want   string
+	}{
+		{redirect(mute), "the URL redirects to " + mute + ": no headers came in .. => the redirect's " +
+			"target: nginx: proxy_buffering off"},
+		{redirect(hanging), "the URL redirects to " + hanging + ": the TLS handshake with " +
+			mustURL(t, hanging).Host + " does not end => the redirect's target: what ends TLS"},
+		{patient, "the URL redirects to " + hanging + ": the TLS handshake with " +
+			mustURL(t, hanging).Host + " has not ended in .. => the redirect's target: what ends TLS"},
+	} {
+		expectOnQuietMachine(t, func() (out, problem string) {
+			code, out := doctorOfTarget(tt.target, 1500*time.Millisecond)
+			return out, findingsProblem([]string{tt.want}, code, out)
+		})
+	}
+}
+
+// A server that hangs up after a good handshake has no fault of TLS.
+func TestDoctorTellsHandshakeFromAnswer(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		panic(http.ErrAbortHandler)
+	}))
+	server.Config.ErrorLog = discardLog
+	server.StartTLS()
+	defer server.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	target := &target{url: mustURL(t, server.URL), tls: &tls.Config{RootCAs: roots}}
+	want := "does not open: " + target.url.Host + " closes the connection without an answer => " +
+		"what listens there: is it HTTP"
+	expectOnQuietMachine(t, func() (out, problem string) {
+		code, out := doctorOfTarget(target, time.Hour)
+		return out, findingsProblem([]string{want}, code, out)
+	})
+}
+
+// A server that wants a certificate may say so only after the client's part of the handshake.
+func TestDoctorNamesMissingClientCertificate(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = discardLog
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	server.StartTLS()
+	defer server.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(server.Certificate())
+	target := &target{url: mustURL(t, server.URL), tls: &tls.Config{RootCAs: roots}}
+	want := "the TLS handshake with .. fails: .. certificate required => what ends TLS"
+	expectOnQuietMachine(t, func() (out, problem string) {
+		code, out := doctorOfTarget(target, time.Hour)
+		return out, findingsProblem([]string{want}, code, out)
+	})
+}
+
+// Nothing can be said of a stream that had no time to open.
+func TestDoctorAccusesNothingWhenEndedEarly(t *testing.T) {
+	for _, tt := range []struct {
+		started int // ms before the end; 0: never
+		want    bool
+	}{
+		{0, false}, {300, false}, {1300, true},
+	} {
+		for _, isDirect := range []bool{false, true} {
+			d := doctorOf(sharedFeed(0), sharedFeed(0))
+			p := probeAt(0)
+			p.conns, p.started = nil, time.Time{}
+			if tt.started > 0 {
+				p.started = d.end.Add(-time.Duration(tt.started) * time.Millisecond)
+			}
+			d.plain = p
+			if isDirect {
+				d.plain, d.direct = d.direct, p
+			}
+			d.diagnose()
+			isWrong := len(d.wrongTexts()) > 0
+			isNoted := matches(d.notes[0].Text, "the watch ended too early")
+			if isWrong != tt.want || isNoted == tt.want {
+				t.Errorf("started %d ms before, direct %v: got %+v", tt.started, isDirect, d.notes)
+			}
+		}
+	}
+}
+
 func TestDoctorNamesRejectedCertificate(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
@@ -145,7 +267,7 @@ func TestDoctorNamesSlowLookup(t *testing.T) {
 	plain := source{}.serve(t)
 	for _, tt := range []struct{ name, duration, want string }{
 		{"1100ms.test", "4s", "the look-up of the name 1100ms.test took => the DNS"},
-		{"1h.test", "1s", "does not open: the look-up of the name 1h.test has not ended in => the DNS"},
+		{"1h.test", "1500ms", "does not open: the look-up of the name 1h.test has not ended in => the DNS"},
 	} {
 		url := strings.Replace(plain, "127.0.0.1", tt.name, 1)
 		expectOnQuietMachine(t, func() (out, problem string) {
@@ -223,7 +345,7 @@ func TestDoctorNamesWhatNeverAnswers(t *testing.T) {
 	t.Parallel()
 	handle := mute("")
 	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { handle(w, r) })
-	_, out, _ := client(t, "-doctor", "-url", url, "-duration", "1s")
+	_, out, _ := client(t, "-doctor", "-url", url, "-duration", "1500ms")
 	for _, want := range []string{"WRONG  the stream does not open: no headers came in ",
 		"plain: never opened: no answer came before the end"} {
 		if !strings.Contains(out, want) {

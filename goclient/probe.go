@@ -7,6 +7,7 @@ import (
 	"hash/maphash"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -64,6 +65,8 @@ type steps struct {
 	lookupBegin, lookupEnd time.Time
 	dialBegin, dialEnd     time.Time
 	encrypted              bool
+	url                    *url.URL // that is requested, after hops redirects
+	hops                   int
 
 	lookup, dial, handshake, answer time.Duration
 }
@@ -80,10 +83,21 @@ func (p *probe) trace() *httptrace.ClientTrace {
 	}
 }
 
+// requests notes a request to u. One after another in the same attempt is a redirect.
+func (p *probe) requests(u *url.URL) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	hops := 0
+	if p.attempt.url != nil {
+		hops = p.attempt.hops + 1
+	}
+	p.attempt = steps{url: u, hops: hops}
+}
+
 func (p *probe) lookupBegins(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.attempt = steps{lookupBegin: now}
+	p.attempt.lookupBegin = now
 }
 
 func (p *probe) lookupEnds(now time.Time, err error) {
@@ -96,12 +110,12 @@ func (p *probe) lookupEnds(now time.Time, err error) {
 	p.attempt.lookup = now.Sub(p.attempt.lookupBegin)
 }
 
-// dialBegins notes the first of the addresses that are tried. A redirect begins anew.
+// dialBegins notes the first of the addresses that are tried.
 func (p *probe) dialBegins(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.attempt.dialBegin.IsZero() || !p.attempt.dialEnd.IsZero() {
-		p.attempt.dialBegin, p.attempt.dialEnd = now, time.Time{}
+	if p.attempt.dialBegin.IsZero() {
+		p.attempt.dialBegin = now
 	}
 }
 
@@ -256,6 +270,16 @@ func (p *probe) isSilent(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.isOpenLocked() && now.Sub(p.last) > quiet
+}
+
+// lastURL gives the URL behind the redirects, of the first connection, or else of the last attempt.
+func (p *probe) lastURL() *url.URL {
+	for _, at := range []steps{p.opening, p.attempt, p.failing} {
+		if at.url != nil {
+			return at.url
+		}
+	}
+	return p.target.url
 }
 
 func (p *probe) isOpened() bool { return len(p.conns) > 0 }

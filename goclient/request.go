@@ -50,12 +50,19 @@ func (r *request) redirected(status int, location string) (*request, error) {
 
 // location gives where a redirect leads to; empty where the answer is none.
 func (c *conn) location() string {
-	switch c.resp.StatusCode {
+	if !isRedirect(c.resp.StatusCode) {
+		return ""
+	}
+	return c.resp.Header.Get("Location")
+}
+
+func isRedirect(status int) bool {
+	switch status {
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
 		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		return c.resp.Header.Get("Location")
+		return true
 	}
-	return ""
+	return false
 }
 
 // encode gives the request's bytes.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"time"
 	"unicode"
@@ -78,6 +79,7 @@ type stream struct {
 	silence time.Duration // after which the connection is given up; 0: never
 	trace   func(kind, format string, args ...any)
 	renewed func() // told when the next request will not go on with the last; may be nil
+	hop     func(u *url.URL) // is told each URL before it is requested; may be nil
 	retryIn time.Duration
 	p       parser
 	at      time.Time // when what is being parsed came
@@ -128,7 +130,7 @@ func (s *stream) forget() {
 // connection opens the stream and reads it to the end, and counts failures in a row: a connection
 // without an event is one.
 func (s *stream) connection(ctx context.Context, fails *int) error {
-	c, err := s.t.open(ctx, attempt{lastID: s.id(), trace: s.trace})
+	c, err := s.t.open(ctx, attempt{lastID: s.id(), trace: s.trace, hop: s.hop})
 	if err != nil {
 		*fails++
 		if ctx.Err() == nil {
