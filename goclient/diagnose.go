@@ -109,6 +109,7 @@ func (d *doctor) diagnose() {
 		d.lostBeats()
 	}
 	d.closes()
+	d.drops()
 	d.notReopened()
 	d.headers()
 }
@@ -366,6 +367,9 @@ func (d *doctor) lostBeats() {
 			return
 		}
 	}
+	if p.broughtNothing() {
+		return // closes says so
+	}
 	if len(p.beats) > 0 {
 		d.say("heartbeats come: %d", len(p.beats))
 		return
@@ -374,6 +378,21 @@ func (d *doctor) lostBeats() {
 		d.advise("the server: a comment each 15 to 30 s", "no heartbeat in %s: a proxy with a "+
 			"limit on silence will cut the stream when events pause", secs(watched))
 	}
+}
+
+// broughtNothing tells whether every connection ended without an event.
+func (p *probe) broughtNothing() bool {
+	ended := p.ended()
+	return len(ended) == len(p.conns) && endingsOf(ended).events == 0
+}
+
+// drops reports the events that are too large to be read.
+func (d *doctor) drops() {
+	if d.plain.drops == 0 {
+		return
+	}
+	d.wrongly("-max-event-bytes, or the server: smaller events", "events of over %d bytes "+
+		"(-max-event-bytes) were not read: %d", d.plain.limit, d.plain.drops)
 }
 
 // headers looks at the response head; nginx keeps X-Accel-Buffering to itself.

@@ -80,6 +80,9 @@ func newDoctor(o *options) *doctor {
 		d.direct = newProbe("direct, plain", o.directTarget, false)
 		d.directZ = newProbe("direct, asking for gzip", o.directTarget, true)
 	}
+	for _, p := range d.probes() {
+		p.limit = o.maxEventBytes
+	}
 	return d
 }
 
@@ -152,6 +155,7 @@ func (p *probe) run(ctx context.Context, wait time.Duration) {
 	p.started = time.Now()
 	s := newStream(p.target, p)
 	s.hop = p.requests
+	s.p.limit = p.limit
 	s.keepOpen(httptrace.WithClientTrace(ctx, p.trace()))
 }
 

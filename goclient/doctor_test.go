@@ -124,6 +124,43 @@ func TestDoctorNamesMissingHeaders(t *testing.T) {
 	})
 }
 
+// A comment may be as long as the largest event.
+func TestDoctorCutsLongComment(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		begin(w, "retry: 50\n: "+strings.Repeat("ä", 5000)+"\n\n")
+	})
+	expectOnQuietMachine(t, func() (out, problem string) {
+		code, out, _ := client(t, "-doctor", "-duration", "1500ms", "-url", url)
+		isCut := strings.Contains(out, "and says: ää") && strings.Contains(out, "ää …\n")
+		if code != 1 || !isCut || len(out) > 4000 {
+			return out, fmt.Sprintf("exit status %d\n%s", code, out)
+		}
+		if strings.Contains(out, "heartbeats come") {
+			return out, "takes the comment of a rejected stream for a heartbeat\n" + out
+		}
+		return out, ""
+	})
+}
+
+func TestDoctorCountsDroppedEvents(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
+		begin(w, "data: 0123456789\n\ndata: 0123456789a\n\n")
+		<-r.Context().Done()
+	})
+	expectOnQuietMachine(t, func() (out, problem string) {
+		code, out, _ := client(t, "-doctor", "-duration", "1500ms", "-max-event-bytes", "10", "-url", url)
+		for _, want := range []string{"plain: .. events 1, dropped 1, heartbeats",
+			"WRONG  events of over 10 bytes (-max-event-bytes) were not read: 1 .. change -max-event-bytes"} {
+			if code != 1 || !matches(out, want) {
+				return out, fmt.Sprintf("exit status %d, nothing about %q in\n%s", code, want, out)
+			}
+		}
+		return out, ""
+	})
+}
+
 // The same with a real nginx, one server block for each case.
 func TestDoctorNamesCauseInNginx(t *testing.T) {
 	nginx, err := exec.LookPath("nginx")

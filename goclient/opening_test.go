@@ -102,7 +102,7 @@ func TestDoctorFollowsTheDirectObstacle(t *testing.T) {
 // doctorOfTarget runs the doctor on a target that has settings of its own.
 func doctorOfTarget(t *target, duration time.Duration) (code int, out string) {
 	var stdout bytes.Buffer
-	o := &options{target: t, duration: duration, json: true}
+	o := &options{target: t, duration: duration, json: true, maxEventBytes: defaultMaxEvent}
 	code = runDoctor(context.Background(), o, &stdout, io.Discard)
 	return code, stdout.String()
 }

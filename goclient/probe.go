@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ const (
 type probe struct {
 	name    string
 	target  *target
+	limit   int // of the data of one event, in bytes
 	started time.Time
 
 	mu       sync.Mutex // guards following; the doctor reads it without once the watch is over
@@ -39,7 +41,8 @@ type probe struct {
 	beats    []time.Time
 	silence  time.Duration // the longest
 	last     time.Time     // anything at all
-	said     string        // the last comment
+	said     string        // the begin of the last comment
+	drops    int           // events over -max-event-bytes
 }
 
 // An arrival is that of one event.
@@ -222,10 +225,18 @@ func (p *probe) comment(text []byte, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.heardLocked(at)
-	p.said = printable(text)
+	p.said = shorten(text)
 	if len(p.beats) < maxArrivals {
 		p.beats = append(p.beats, at)
 	}
+}
+
+// shorten gives the begin of a comment, which may be as long as the largest event.
+func shorten(text []byte) string {
+	if len(text) <= maxText {
+		return printable(text)
+	}
+	return printable(bytes.ToValidUTF8(text[:maxText], nil)) + " …"
 }
 
 // heardLocked notes that something came, and thus how long nothing did.
@@ -235,7 +246,15 @@ func (p *probe) heardLocked(at time.Time) {
 }
 
 func (p *probe) received(int) {}
-func (p *probe) dropped()     {}
+
+// dropped counts an event over -max-event-bytes. It came, although it is not compared.
+func (p *probe) dropped() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.heardLocked(time.Now())
+	p.drops++
+	p.conns[len(p.conns)-1].events++
+}
 
 // finish ends the silence of a stream that is open, though nothing came.
 func (p *probe) finish(end time.Time) {
@@ -327,9 +346,13 @@ func (p *probe) facts() string {
 	if len(p.arrivals) > 0 {
 		first = secs(p.first)
 	}
-	return fmt.Sprintf("headers %s, first event %s, events %d, heartbeats %d, longest silence %s, "+
-		"closes %d, compression %s", secs(p.headTime()), first, len(p.arrivals), len(p.beats),
-		secs(p.silence), len(p.ended()), encoding)
+	dropped := ""
+	if p.drops > 0 {
+		dropped = fmt.Sprintf(", dropped %d", p.drops)
+	}
+	return fmt.Sprintf("headers %s, first event %s, events %d%s, heartbeats %d, longest silence %s, "+
+		"closes %d, compression %s", secs(p.headTime()), first, len(p.arrivals), dropped,
+		len(p.beats), secs(p.silence), len(p.ended()), encoding)
 }
 
 // headTime is from the first dial to the response head, of the first connection.
