@@ -195,6 +195,24 @@ func TestDoctorComparesEvents(t *testing.T) {
 	}
 }
 
+// Bundles may be the server's way. Only settings of products that were recognised are named.
+func TestDoctorAdvisesLittleOnBundles(t *testing.T) {
+	for _, tt := range []struct {
+		found []*product
+		want  string
+	}{
+		{nil, "nothing, or use -direct"},
+		{[]*product{nginx}, "nothing, or use -direct\nnginx: " + nginx.cures[buffering]},
+	} {
+		d := doctorOf(burstFeed, burstFeed)
+		d.direct, d.directZ, d.found = nil, nil, tt.found
+		d.heldBack()
+		if got := d.notes[0]; got.Wrong || got.Change != tt.want {
+			t.Errorf("got %+v, want %q", got, tt.want)
+		}
+	}
+}
+
 func TestDoctorNeedsTenEventsToCompare(t *testing.T) {
 	sparse := func(asked, n int) (string, int) { return randomFeed(asked, n*5) }
 	d := doctorOf(feed(sparse).hold(), sparse)

@@ -60,13 +60,7 @@ func (d *doctor) cure(f fault, by culprit) string {
 		return server
 	}
 
-	var lines []string
-	for _, p := range d.suspects() {
-		line, ok := p.cure(f)
-		if ok {
-			lines = append(lines, line)
-		}
-	}
+	lines := curesOf(d.suspects(), f)
 	if len(lines) == 0 {
 		lines = d.curesOfAll(f)
 	}
@@ -77,11 +71,16 @@ func (d *doctor) cure(f fault, by culprit) string {
 }
 
 // curesOfAll is for a fault of a product that is not known, or not of the product that is.
-func (d *doctor) curesOfAll(f fault) (lines []string) {
+func (d *doctor) curesOfAll(f fault) []string {
 	if len(d.suspects()) > 0 {
 		return []string{"what else stands between, such as a load balancer; there is no such " +
 			"setting in " + d.suspectNames()}
 	}
+	return curesOf(products, f)
+}
+
+// curesOf gives the settings of the products that can cause f.
+func curesOf(products []*product, f fault) (lines []string) {
 	for _, p := range products {
 		line, ok := p.cure(f)
 		if ok {
@@ -199,9 +198,9 @@ func (d *doctor) heldBackAlone() bool {
 		d.say("events are not held back: the latest came %s later than the quickest, by the "+
 			"times in their ids", secs(late.latest()))
 	case s.isBundled():
-		d.advise("nothing, if the server sends them so; else\n"+d.cure(buffering, notKnown),
-			"events come together%s, or the server sends them so; %s", bundleText(s),
-			d.blame(notKnown))
+		cures := append([]string{"nothing, or use -direct"}, curesOf(d.suspects(), buffering)...)
+		d.advise(strings.Join(cures, "\n"), "events come together%s: the server may send them "+
+			"so; %s", bundleText(s), d.blame(notKnown))
 	case len(p.arrivals) < 2:
 		d.advise("nothing, if the server has sent no more", "too few events came to say whether "+
 			"they are late")

@@ -21,23 +21,28 @@ func (d *doctor) suspects() []*product {
 	}
 	d.suspected = true
 
-	header, body := askInvalid(d.plain.target)
+	front := *d.plain.target
+	front.url = d.plain.lastURL()
+	header, body := askInvalid(&front)
 	d.suspect(productOfPage(body))
-	for _, p := range markedProducts(header) {
-		d.suspect(p)
-	}
+	d.suspectMarked(header)
 
 	header = d.plain.answerHeader()
 	if header == nil {
-		header = askHead(d.plain.target)
+		header = askHead(&front)
 	}
+	d.suspectMarked(header)
+	return d.found
+}
+
+// suspectMarked suspects the products that left a mark in the header, unless it is the server's.
+func (d *doctor) suspectMarked(header http.Header) {
 	for _, p := range markedProducts(header) {
 		isServer := d.direct != nil && p.markedIn(d.direct.answerHeader())
 		if !isServer {
 			d.suspect(p)
 		}
 	}
-	return d.found
 }
 
 func (d *doctor) suspect(p *product) {

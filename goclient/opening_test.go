@@ -443,6 +443,22 @@ func TestProxiesAreKnownByTheirAnswers(t *testing.T) {
 	}
 }
 
+// A mark that the direct stream has too is the server's, in whichever answer it is.
+func TestProxiesAreNotTheServerItself(t *testing.T) {
+	url := rawServe(t, func(c *net.TCPConn) {
+		io.WriteString(c, "HTTP/1.1 400 Bad Request\r\nServer: nginx/1.2.3\r\nContent-Length: 0\r\n\r\n")
+		c.Close()
+	})
+	for direct, want := range map[string]string{"nginx/1.2.3": "", "Puma": "nginx"} {
+		d := &doctor{plain: probeAt(0), direct: probeAt(0)}
+		d.plain.target = &target{url: mustURL(t, url)}
+		d.direct.header = http.Header{"Server": {direct}}
+		if got := d.suspectNames(); got != want {
+			t.Errorf("the direct stream is of %s: got %q, want %q", direct, got, want)
+		}
+	}
+}
+
 // A cure is for the fault: no limit on silence is named for one on the whole response.
 func TestProxiesHaveCuresThatFit(t *testing.T) {
 	for _, p := range products {
