@@ -270,8 +270,10 @@ func isTimeout(err error) bool {
 
 // isTooEarly tells whether the watch ended before anything could be said about a stream.
 func (d *doctor) isTooEarly(p *probe) bool {
-	isStarted := !p.started.IsZero()
-	return p.err == nil && !(isStarted && d.end.Sub(p.started) >= slow)
+	if p.err != nil {
+		return false
+	}
+	return p.started.IsZero() || d.end.Sub(p.started) < slow
 }
 
 func (d *doctor) endedTooEarly() {

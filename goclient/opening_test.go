@@ -247,6 +247,14 @@ func TestDoctorAccusesNothingWhenEndedEarly(t *testing.T) {
 			}
 		}
 	}
+
+	// The stream that asks for gzip is opened last.
+	d := doctorOf(sharedFeed(0), sharedFeed(0))
+	d.zipped.conns, d.zipped.started = nil, time.Time{}
+	d.compressed(false)
+	if len(d.notes) > 0 {
+		t.Errorf("gzip not tried: got %+v", d.notes)
+	}
 }
 
 func TestDoctorNamesRejectedCertificate(t *testing.T) {
@@ -370,6 +378,7 @@ func TestDoctorNamesSlowConnection(t *testing.T) {
 // A server that fails only for clients that ask for gzip, as all browsers do.
 func TestDoctorNamesGzipThatNeverOpens(t *testing.T) {
 	t.Parallel()
+	silent := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	for name, tt := range map[string]struct {
 		handle http.HandlerFunc
 		want   string
@@ -381,6 +390,10 @@ func TestDoctorNamesGzipThatNeverOpens(t *testing.T) {
 		"nothing": {
 			func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 			"does not open when a client asks for gzip .. no headers came in .. => nginx: gzip off",
+		},
+		"nothing behind a redirect": {
+			func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, silent, 302) },
+			"asks for gzip .. redirects to " + silent + ": no headers came in .. => the redirect's target: nginx: gzip off",
 		},
 		"no gzip": {
 			func(w http.ResponseWriter, r *http.Request) {
