@@ -335,8 +335,8 @@ func (d *doctor) gzipNotOpened() {
 	if change == "" {
 		change = d.cure(compression, by)
 	}
-	d.wrongly(o.prefix+change, "the stream does not open when a client asks for gzip as browsers do: %s; %s",
-		o.text, d.blame(by))
+	d.wrongly(o.prefix+change, "the stream does not open when a client asks for gzip as browsers "+
+		"do: %s; %s", o.text, d.blame(by))
 }
 
 // gzipIsNone reports an answer that says gzip and has something else.

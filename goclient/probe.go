@@ -350,8 +350,8 @@ func (p *probe) facts() string {
 	if p.drops > 0 {
 		dropped = fmt.Sprintf(", dropped %d", p.drops)
 	}
-	return fmt.Sprintf("headers %s, first event %s, events %d%s, heartbeats %d, longest silence %s, "+
-		"closes %d, compression %s", secs(p.headTime()), first, len(p.arrivals), dropped,
+	return fmt.Sprintf("headers %s, first event %s, events %d%s, heartbeats %d, longest silence "+
+		"%s, closes %d, compression %s", secs(p.headTime()), first, len(p.arrivals), dropped,
 		len(p.beats), secs(p.silence), len(p.ended()), encoding)
 }
 
