@@ -79,13 +79,14 @@ type stream struct {
 	silence time.Duration // after which the connection is given up; 0: never
 	trace   func(kind, format string, args ...any)
 	renewed func() // told when the next request will not go on with the last; may be nil
-	hop     func(u *url.URL) // is told each URL before it is requested; may be nil
 	retryIn time.Duration
 	p       parser
 	at      time.Time // when what is being parsed came
 	any     bool      // an event has come on this connection
 	events  int       // since the stream began, or its request was sent again
 	done    bool      // the last event has come
+
+	hop func(u *url.URL) // is told each URL before it is requested; may be nil
 }
 
 func newStream(t *target, o observer) *stream {
