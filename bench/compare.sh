@@ -145,7 +145,7 @@ if [ -n "$quick" ]; then
 	level 300 1 -rate 1000 -rounds 10 -gap 100ms
 else
 	for run in 1 2 3; do
-		level 100 "$run" -rate 200 -rounds 100 -gap 50ms
+		level 100 "$run" -rate 200 -rounds 100 -gap 100ms
 		level 1000 "$run" -rate 400 -rounds 20 -gap 250ms
 		level 10000 "$run" -rate 2000 -rounds 8 -gap 1s
 	done
