@@ -1587,11 +1587,26 @@ var pageTemplate string
 // and so notices a newer version.
 var pageHash = fmt.Sprintf("%x", sha256.Sum256([]byte(pageTemplate)))
 
-var commentsAndIndentation = regexp.MustCompile(`(?m)^ *// .*\n| // .*$|^ +`)
+// page is what a browser gets.
+var page = strings.Replace(withoutComments(pageTemplate), "{{page-hash}}", pageHash, 1)
 
-// page is what a browser gets. It does not need the comments of the script.
-var page = strings.Replace(commentsAndIndentation.ReplaceAllString(pageTemplate, ""),
-	"{{page-hash}}", pageHash, 1)
+// withoutComments leaves out what a browser does not need: indentation, and the comments of the
+// script, which stand on their own lines or after " // ".
+func withoutComments(text string) string {
+	var kept strings.Builder
+	for _, line := range strings.SplitAfter(text, "\n") {
+		line = strings.TrimLeft(line, " ")
+		if strings.HasPrefix(line, "// ") {
+			continue
+		}
+		code, _, hasComment := strings.Cut(line, " // ")
+		kept.WriteString(code)
+		if hasComment {
+			kept.WriteString("\n")
+		}
+	}
+	return kept.String()
+}
 
 // pagePolicy allows the page its own script and style, and requests to this server. Pages of the
 // allowed origins may show it in a frame.
