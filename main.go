@@ -142,12 +142,12 @@ type SSEServer struct {
 	sweeper    sweeper
 	streamLog  streamLog
 
-	// newest is nil while the board has nothing to show. nextCause is the cause of the next
-	// broadcast. It is nil if only the interval causes it.
-	newest     atomic.Pointer[event]
+	newest     atomic.Pointer[event] // nil while the board has nothing to show
 	lastID     atomic.Int64
 	heartbeats atomic.Uint64 // due since the start
-	nextCause  atomic.Pointer[string]
+
+	causeMu   sync.Mutex // guards following, and joins it to lastID
+	nextCause string     // of the event after lastID; "": the interval
 
 	publishing sync.Mutex    // one event at a time
 	firstReady chan struct{} // closed after the first reading of the host, or at a shutdown before
@@ -370,10 +370,7 @@ const minInterval = 50 * time.Millisecond
 // them makes at most one per minInterval. It returns nil if there was nothing to show. The cause
 // is for the log.
 func (s *SSEServer) broadcast(cause string) *event {
-	if cause != causeInterval {
-		s.nextCause.Store(&cause)
-	}
-	before := s.lastID.Load()
+	before := s.announce(cause)
 	<-s.firstReady
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
@@ -395,9 +392,7 @@ func (s *SSEServer) broadcast(cause string) *event {
 // nothing to show. The caller holds publishing.
 func (s *SSEServer) publishLocked(now time.Time) *event {
 	// The id is stored before the snapshot is taken: see broadcast.
-	id := max(s.lastID.Load()+1, now.UnixMilli())
-	s.lastID.Store(id)
-
+	id, cause := s.takeID(now)
 	snapshot, source := s.board.snapshot(now)
 	if snapshot == nil {
 		s.newest.Store(nil)
@@ -416,8 +411,33 @@ func (s *SSEServer) publishLocked(now time.Time) *event {
 	s.totals.broadcastTime += duration
 	s.mu.Unlock()
 
-	s.logBroadcast(e, duration)
+	s.logBroadcast(e, cause, duration)
 	return e
+}
+
+// announce notes the cause of the next event and returns the id of the last one.
+func (s *SSEServer) announce(cause string) (lastID int64) {
+	s.causeMu.Lock()
+	defer s.causeMu.Unlock()
+	if cause != causeInterval {
+		s.nextCause = cause
+	}
+	return s.lastID.Load()
+}
+
+// takeID returns the id of the next event and its cause.
+func (s *SSEServer) takeID(now time.Time) (id int64, cause string) {
+	s.causeMu.Lock()
+	defer s.causeMu.Unlock()
+	id = max(s.lastID.Load()+1, now.UnixMilli())
+	s.lastID.Store(id)
+
+	cause = causeInterval
+	if s.nextCause != "" {
+		cause = s.nextCause
+	}
+	s.nextCause = ""
+	return id, cause
 }
 
 // heartbeat makes a heartbeat due and offers it to each stream, whatever else was sent. A lagging
@@ -666,11 +686,10 @@ func (s *SSEServer) logStart() {
 const causeInterval = "interval"
 
 // logBroadcast logs a broadcast and its cause. If only the interval caused it, it logs at debug.
-func (s *SSEServer) logBroadcast(e *event, duration time.Duration) {
-	logLevel, cause := slog.LevelDebug, causeInterval
-	next := s.nextCause.Swap(nil)
-	if next != nil {
-		logLevel, cause = slog.LevelInfo, *next
+func (s *SSEServer) logBroadcast(e *event, cause string, duration time.Duration) {
+	logLevel := slog.LevelInfo
+	if cause == causeInterval {
+		logLevel = slog.LevelDebug
 	}
 	s.log.Log(context.Background(), logLevel, "broadcast",
 		"cause", cause, "id", e.id, "streams", e.streams, "duration", duration)

@@ -2057,6 +2057,40 @@ func TestListenerFullEndsKeepAlive(t *testing.T) {
 	}
 }
 
+func (s *SSEServer) announcedCause() string {
+	s.causeMu.Lock()
+	defer s.causeMu.Unlock()
+	return s.nextCause
+}
+
+// The trigger comes while an event is on its way to the streams, and makes one of its own.
+func TestLogNamesEachEventsOwnCause(t *testing.T) {
+	t.Parallel()
+	s, lines := testLoggedServer(t)
+	close(s.firstReady)
+	s.board.update(metrics{time: time.Now()}, nil)
+
+	s.fanOut.mu.Lock()
+	var broadcasts sync.WaitGroup
+	broadcast := func(cause string) {
+		defer broadcasts.Done()
+		s.broadcast(cause)
+	}
+	broadcasts.Add(2)
+	go broadcast(causeInterval)
+	eventually(t, "an event is on its way", func() bool { return s.newest.Load() != nil })
+	go broadcast("trigger")
+	eventually(t, "the trigger waits", func() bool { return s.announcedCause() == "trigger" })
+	s.fanOut.mu.Unlock()
+	broadcasts.Wait()
+
+	got := strings.Join(lines.take(), "\n")
+	want := `(?s)level=DEBUG msg=broadcast cause=interval.*level=INFO msg=broadcast cause=trigger`
+	if !regexp.MustCompile(want).MatchString(got) {
+		t.Errorf("the log is %q", got)
+	}
+}
+
 // The trigger shares an event that is begun because of the time.
 func TestLogNamesTheCauseOfASharedEvent(t *testing.T) {
 	t.Parallel()
@@ -2070,8 +2104,7 @@ func TestLogNamesTheCauseOfASharedEvent(t *testing.T) {
 		defer close(ended)
 		s.broadcast("trigger")
 	}()
-	eventually(t, "the trigger waits", func() bool { return s.nextCause.Load() != nil })
-	time.Sleep(10 * time.Millisecond) // it has read the id by then, or makes an event of its own
+	eventually(t, "the trigger waits", func() bool { return s.announcedCause() == "trigger" })
 	s.publishLocked(time.Now())
 	s.publishing.Unlock()
 	<-ended
