@@ -58,18 +58,11 @@ func (p *probe) offsets(ref *probe) (offsets []time.Duration, possible int) {
 // relationTo tells whether p and ref get the same events. The two were opened at different
 // times: events that differ by that time belong to a connection, though their ids are alike.
 func (p *probe) relationTo(ref *probe) relation {
-	if !p.isOpened() || !ref.isOpened() {
-		return unknown
-	}
-	offsets, possible := p.offsets(ref)
-	if possible < 2 {
-		return unknown
-	}
-	if p.sharesFew(ref) {
-		return own
+	offsets, byNumber := p.compareNumbers(ref)
+	if byNumber != shared {
+		return byNumber
 	}
 
-	slices.Sort(offsets)
 	median := offsets[len(offsets)/2]
 	stagger := p.conns[0].asked.Sub(ref.conns[0].asked)
 	tolerance := stagger.Abs() / 4
@@ -82,18 +75,11 @@ func (p *probe) relationTo(ref *probe) relation {
 // relationOfTwins is relationTo for two streams between which no proxy stands. Events that come on
 // both with the same distance each time are in step with their connections.
 func (p *probe) relationOfTwins(ref *probe) relation {
-	if !p.isOpened() || !ref.isOpened() {
-		return unknown
-	}
-	offsets, possible := p.offsets(ref)
-	if possible < 2 {
-		return unknown
-	}
-	if p.sharesFew(ref) {
-		return own
+	offsets, byNumber := p.compareNumbers(ref)
+	if byNumber != shared {
+		return byNumber
 	}
 
-	slices.Sort(offsets)
 	low, median := offsets[len(offsets)/5], offsets[len(offsets)/2]
 	switch {
 	case median.Abs() < lateAfter*2/3:
@@ -104,10 +90,32 @@ func (p *probe) relationOfTwins(ref *probe) relation {
 	return unknown
 }
 
+// compareNumbers goes by how many events p and ref both got. The offsets are sorted, and there are
+// some if the relation is shared.
+func (p *probe) compareNumbers(ref *probe) (offsets []time.Duration, byNumber relation) {
+	if !p.isOpened() || !ref.isOpened() {
+		return nil, unknown
+	}
+	offsets, possible := p.offsets(ref)
+	switch {
+	case possible < 2:
+		return nil, unknown
+	case isFew(offsets, possible):
+		return nil, own
+	}
+	slices.Sort(offsets)
+	return offsets, shared
+}
+
 // sharesFew tells whether ref did not get most of what came on p.
 func (p *probe) sharesFew(ref *probe) bool {
 	offsets, possible := p.offsets(ref)
-	return possible >= 2 && len(offsets)*2 <= possible
+	return possible >= 2 && isFew(offsets, possible)
+}
+
+// isFew tells whether less than half, or just half, of the possible events came on both streams.
+func isFew(offsets []time.Duration, possible int) bool {
+	return len(offsets)*2 <= possible
 }
 
 // lateness gives how much later than on ref the events came; for one that never came, how long
