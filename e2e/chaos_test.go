@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 // chaosTime is how long faults are thrown: SSE_CHAOS, or some seconds.
@@ -555,7 +557,7 @@ func TestChaosKilledServerGetsItsStreamsBack(t *testing.T) {
 	if chaosTime(t) > time.Minute {
 		clients = 5000
 	}
-	r := &returning{addr: freeAddr(t), stop: make(chan struct{}), back: make(chan time.Time, clients)}
+	r := &returning{addr: tools.FreeAddr(t), stop: make(chan struct{}), back: make(chan time.Time, clients)}
 	p := startServer(t, "-addr", r.addr)
 	var running sync.WaitGroup
 	for i := 0; i < clients; i++ {
@@ -596,7 +598,7 @@ func TestChaosOfTheLogEndsNothing(t *testing.T) {
 	for name, stderr := range map[string]string{
 		"a full disk": "2>/dev/full", "closed": "2>&-", "a pipe whose reader died": "2>&1 | true",
 	} {
-		addr := freeAddr(t)
+		addr := tools.FreeAddr(t)
 		sh := exec.Command("sh", "-c", "exec 3>&1; { \"$0\" -addr "+addr+" "+stderr+"; }", serverProgram)
 		withoutSettings(sh)
 		sh.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -604,7 +606,7 @@ func TestChaosOfTheLogEndsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := &server{addr: addr}
-		eventually(t, "the server listens with its log on "+name, func() bool { return listens(addr) })
+		eventually(t, "the server listens with its log on "+name, func() bool { return tools.Listens(addr) })
 		c := s.stream(t)
 		c.event(t)
 		for i := 0; i < 20; i++ {
@@ -614,6 +616,6 @@ func TestChaosOfTheLogEndsNothing(t *testing.T) {
 		c.Close()
 		syscall.Kill(-sh.Process.Pid, syscall.SIGTERM)
 		go sh.Wait()
-		eventually(t, "with its log on "+name+" the server ends", func() bool { return !listens(addr) })
+		eventually(t, "with its log on "+name+" the server ends", func() bool { return !tools.Listens(addr) })
 	}
 }

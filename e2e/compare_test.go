@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 // activitiesFormat is the part of a snapshot that snapshotPattern leaves open.
@@ -22,7 +24,7 @@ var activitiesFormat = func() *regexp.Regexp {
 // Keys, their order and the formats of their values are the same in both servers' snapshots.
 func TestRailsSnapshotsHaveTheSameFormat(t *testing.T) {
 	t.Parallel()
-	rails := freeAddr(t)
+	rails := tools.FreeAddr(t)
 	startRails(t, rails)
 	servers := []struct{ name, addr string }{
 		{"Rails", rails},
@@ -63,7 +65,7 @@ func TestCompareOthersSendTheSameSnapshot(t *testing.T) {
 		name, start := name, start
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			addr := freeAddr(t)
+			addr := tools.FreeAddr(t)
 			start(t, addr)
 			code, _, answer := (&server{addr: addr}).send(t, "POST", "/publish", snapshot)
 			if code >= 300 {

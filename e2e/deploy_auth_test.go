@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"sse-server/e2e/tools"
 )
 
 // In nginx.conf, the lines for a server with a token let in whom an application lets in.
@@ -27,7 +29,7 @@ func TestDeployNginxAsksAnApplication(t *testing.T) {
 	file := commented.ReplaceAllString(read(t, "deploy/nginx.conf"), "    $1")
 	file = strings.ReplaceAll(file, "http://127.0.0.1:3000", application.URL)
 	file = strings.ReplaceAll(file, "http://127.0.0.1:3001", "http://"+s.addr)
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	file = strings.Replace(file, "listen 443 ssl http2;", "listen "+addr+";", 1)
 	file = regexp.MustCompile(`(?m)^ *ssl_.*\n`).ReplaceAllString(file, "")
 	dir := proxyDir(t)
@@ -35,7 +37,7 @@ func TestDeployNginxAsksAnApplication(t *testing.T) {
 		"events {}\nhttp { access_log off; client_body_temp_path "+dir+"/body;\n"+file+"}\n")
 	nginx := exec.Command("nginx", "-p", dir, "-c", dir+"/conf", "-e", "stderr")
 	startLogged(t, nginx, "nginx")
-	eventually(t, "nginx listens", func() bool { return listens(addr) })
+	eventually(t, "nginx listens", func() bool { return tools.Listens(addr) })
 
 	for _, c := range []struct {
 		path, cookie string

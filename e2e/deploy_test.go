@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"sse-server/e2e/proxies"
+	"sse-server/e2e/tools"
 )
 
 // Each proxy runs with the file of deploy/, but for port, certificate and the server's port.
@@ -46,10 +47,10 @@ func TestDeployProxyDeliversEachEventAtOnce(t *testing.T) {
 
 // The unit runs under a systemd of its own: it is allowed all that the server needs, and no more.
 func TestDeployUnitRestartsTheServer(t *testing.T) {
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	s := &server{addr: addr}
 	startSystemd(t, "sse-server.service", "SSE_ADDR="+addr)
-	eventually(t, "the server listens", func() bool { return listens(addr) })
+	eventually(t, "the server listens", func() bool { return tools.Listens(addr) })
 	first := newestProcess("/usr/local/bin/sse-server")
 	if e := s.stream(t).event(t); strings.Contains(e.data, `cpu":"N/A"`) {
 		t.Errorf("the CPU cannot be measured: %s", e.data)
@@ -66,7 +67,7 @@ func TestDeployUnitRestartsTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the server is there again", func() bool {
-		return newestProcess("/usr/local/bin/sse-server") != first && listens(addr)
+		return newestProcess("/usr/local/bin/sse-server") != first && tools.Listens(addr)
 	})
 }
 
@@ -266,7 +267,7 @@ func proxyDir(t *testing.T) string {
 func proxyPlace(t *testing.T, server string) proxies.Place {
 	t.Helper()
 	p := proxies.Place{
-		Dir: proxyDir(t), Addr: freeAddr(t), Inner: freeAddr(t), Server: server,
+		Dir: proxyDir(t), Addr: tools.FreeAddr(t), Inner: tools.FreeAddr(t), Server: server,
 		Host: "dashboard.example.com", Deploy: "deploy",
 	}
 	if err := proxies.WriteCertificate(p.Dir, p.Host); err != nil {
@@ -298,7 +299,7 @@ func startProxy(t *testing.T, x proxies.Proxy, p proxies.Place) (last *exec.Cmd)
 		last = cmd
 	}
 	eventually(t, x.Name+" listens", func() bool {
-		return listens(p.Addr) && (len(commands) == 1 || listens(p.Inner))
+		return tools.Listens(p.Addr) && (len(commands) == 1 || tools.Listens(p.Inner))
 	})
 	return last
 }

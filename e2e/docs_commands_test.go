@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 // A command stands in a document, as a line of a block or in a sentence.
@@ -216,7 +217,7 @@ var (
 
 // endless tells when a command that does not end by itself has done what it is for. It returns nil
 // for a command that ends.
-func (r *runner) endless(t testing.TB, text string, out *output) func() bool {
+func (r *runner) endless(t testing.TB, text string, out *tools.Output) func() bool {
 	isClient := strings.Contains(text, "sse-client ")
 	switch {
 	case curlForever.MatchString(text) && !strings.Contains(text, " -m "):
@@ -267,13 +268,13 @@ func (r *runner) run(t testing.TB, c command) {
 		return
 	}
 
-	out := &output{}
+	out := &tools.Output{}
 	r.runShell(t, c, text, out)
 	mustShow(t, c, out.String())
 }
 
 // runShell runs the text of a command until it has ended or done its work.
-func (r *runner) runShell(t testing.TB, c command, text string, out *output) {
+func (r *runner) runShell(t testing.TB, c command, text string, out *tools.Output) {
 	t.Helper()
 	cmd := withoutSettings(exec.Command("sh", "-c", text))
 	cmd.Env = append(cmd.Env, "CURL_HOME="+r.dir, "PATH="+r.dir+"/goclient:"+os.Getenv("PATH"))
@@ -336,22 +337,4 @@ func form(line string) string {
 		return "Date"
 	}
 	return regexp.MustCompile(`\d+`).ReplaceAllString(line, "0")
-}
-
-// An output is what a program has printed so far.
-type output struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
 }

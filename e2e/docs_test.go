@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"sse-server/e2e/tools"
 )
 
 // documents returns the texts for users by path.
@@ -396,7 +398,7 @@ func TestDocsShowTheSnapshotAsItIs(t *testing.T) {
 func TestDocsShowTheHistoryAsItIs(t *testing.T) {
 	t.Parallel()
 	shown := block(t, "docs/api.md", "(?s)\n## GET /dashboard/history\n\n```\n(.*?)```")
-	s := startServer(t, "-interval", "500ms", "-probe", "http://"+freeAddr(t)+"/")
+	s := startServer(t, "-interval", "500ms", "-probe", "http://"+tools.FreeAddr(t)+"/")
 	history := ""
 	eventually(t, "the history has an alarm and a sample with maxima", func() bool {
 		_, _, history = s.request(t, "GET", "/dashboard/history")
@@ -599,7 +601,7 @@ func TestDocsRejectionsAreThoseOfTheServer(t *testing.T) {
 func TestDocsShowTheLogAsItIs(t *testing.T) {
 	t.Parallel()
 	shown := block(t, "docs/operations.md", "(?s)```\n(level=.*?)\n```")
-	s := startServer(t, "-heartbeat", "300ms", "-probe", "http://"+freeAddr(t)+"/")
+	s := startServer(t, "-heartbeat", "300ms", "-probe", "http://"+tools.FreeAddr(t)+"/")
 	c := s.stream(t)
 	c.event(t)
 	s.trigger(t)

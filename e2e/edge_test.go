@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 // testMessage is the activity of a trigger.
@@ -217,7 +219,7 @@ func TestEdgeOfAnEdgePassesStaleOn(t *testing.T) {
 
 func TestEdgeWaitsForAnUpstreamThatIsAway(t *testing.T) {
 	t.Parallel()
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	edge := startEdge(t, addr, "-heartbeat", "200ms")
 	mustShowNothing(t, edge.stream(t))
 	v := follow(t, edge.addr)

@@ -20,7 +20,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -599,34 +598,6 @@ func exitStatus(err error) int {
 		return e.ExitCode()
 	}
 	return 0
-}
-
-func listens(addr string) bool {
-	c, err := net.Dial("tcp", addr)
-	if err == nil {
-		c.Close()
-	}
-	return err == nil
-}
-
-// lastPort is the last port that freeAddr returned. Ports start at another place in each run.
-var lastPort atomic.Int64
-
-// freeAddr is an address for a server that cannot take a free port by itself. No other test gets
-// the port, even while nobody listens there: the kernel hands out ports from 32768 on.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	const first, places, each = 21000, 100, 100
-	lastPort.CompareAndSwap(0, int64(first+os.Getpid()%places*each))
-	for i := 0; i < places*each; i++ {
-		port := lastPort.Add(1)
-		if l, err := net.Listen("tcp", fmt.Sprint(":", port)); err == nil {
-			l.Close()
-			return fmt.Sprint("127.0.0.1:", port)
-		}
-	}
-	t.Fatal("there is no free port")
-	return ""
 }
 
 func read(t testing.TB, path string) string {

@@ -4,6 +4,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"sse-server/e2e/tools"
 )
 
 // listen of docs/api.md makes a new EventSource in Node, too. That of Node 20 gives up when it
@@ -20,11 +22,11 @@ func TestDocsListenComesBackInNode(t *testing.T) {
 	if out, err := exec.Command("node", append(node, "-e", program)...).CombinedOutput(); err != nil {
 		t.Skipf("node has no EventSource: %v\n%s", err, out)
 	}
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	s := startServer(t, "-addr", addr)
 	program += `listen("http://` + addr + `/dashboard/stream", () => console.log("event"));`
 	cmd := exec.Command("node", append(node, "-e", program)...)
-	out := &output{}
+	out := &tools.Output{}
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 func TestLogHasALineForEachStepOfAStream(t *testing.T) {
@@ -46,7 +48,7 @@ func TestLogHasALineForEachStepOfAStream(t *testing.T) {
 }
 
 func TestLogFirstLineFitsATerminal(t *testing.T) {
-	if listens("127.0.0.1:3001") {
+	if tools.Listens("127.0.0.1:3001") {
 		t.Skip("port 3001, the default, is taken")
 	}
 	p := startCommand(t, serverCommand())

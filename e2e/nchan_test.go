@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 func TestNchanCarriesEachSnapshotToEachStream(t *testing.T) {
@@ -207,7 +209,7 @@ func startNchan(t *testing.T) *nchan {
 		upstream: startServer(t, "-interval", "0"),
 		sent:     make([]time.Time, 1), direct: make([]string, 1),
 	}
-	redis := freeAddr(t)
+	redis := tools.FreeAddr(t)
 	_, port, _ := net.SplitHostPort(redis)
 	conf := strings.NewReplacer("/var/lib/redis", dir, "port 6379", "port "+port)
 	write(t, dir+"/redis.conf", conf.Replace(read(t, "deploy/nchan/redis.conf")))
@@ -244,7 +246,7 @@ func startNginx(t *testing.T, dir, upstream, redis string) *daemon {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	http := "http {"
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
@@ -252,7 +254,7 @@ func startNginx(t *testing.T, dir, upstream, redis string) *daemon {
 	}
 	write(t, dir+"/conf", strings.NewReplacer(
 		"/run/nginx.pid", dir+"/pid", "/var/log/nginx/error.log", "stderr",
-		"127.0.0.1:6379", redis, "127.0.0.1:3082", freeAddr(t), "127.0.0.1:3001", upstream,
+		"127.0.0.1:6379", redis, "127.0.0.1:3082", tools.FreeAddr(t), "127.0.0.1:3001", upstream,
 		"listen 80;", "listen "+port+";", "ping_interval 30", "ping_interval 1",
 		"http {", http,
 	).Replace(read(t, "deploy/nchan/nginx.conf")))
@@ -488,7 +490,7 @@ func (d *daemon) start(t *testing.T) {
 		}
 	})
 	if d.addr != "" {
-		eventually(t, d.args[0]+" listens", func() bool { return listens(d.addr) })
+		eventually(t, d.args[0]+" listens", func() bool { return tools.Listens(d.addr) })
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 // liveDashboard runs deploy/live_dashboard.rb for the server at a URL, then lines that use it. It
@@ -114,8 +116,8 @@ func TestRubyHarmsNoApplication(t *testing.T) {
 	defer silent.Close()
 	defer close(ended)
 	for _, url := range []string{
-		silent.URL,              // it never answers
-		"http://" + freeAddr(t), // nobody listens
+		silent.URL,                    // it never answers
+		"http://" + tools.FreeAddr(t), // nobody listens
 		"http://nowhere.invalid:3001",
 	} {
 		out, said := liveDashboard(t, url, `

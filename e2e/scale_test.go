@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"sse-server/e2e/proxies"
+	"sse-server/e2e/tools"
 )
 
 // scale is how many streams a test opens at most: SSE_SCALE, where it measures and so runs alone,
@@ -106,7 +107,7 @@ func mustBeWell(t *testing.T, edge *process, l *load) (events int) {
 // One Puma thread serves the stream that feeds an edge. Its viewers stay while Rails is away.
 func TestScaleViewersStayWhileRailsRestarts(t *testing.T) {
 	n := scale(t, 5000)
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	kill := startRails(t, addr)
 	edge := startEdge(t, addr)
 	load := startLoad(t, n, "http://"+edge.addr+"/dashboard/stream", []*process{edge})

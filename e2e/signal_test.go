@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 func TestSignalEndsEachStreamWithItsRetry(t *testing.T) {
@@ -43,7 +45,7 @@ func TestSignalEndsEachStreamWithItsRetry(t *testing.T) {
 				t.Errorf("the server ended with %v", err)
 			}
 			t.Logf("it ended after %v", time.Since(start))
-			if listens(p.addr) {
+			if tools.Listens(p.addr) {
 				t.Error("the port is still open")
 			}
 			p.mustLog(t, `msg=stopped streams\w*=50 `)
@@ -95,7 +97,7 @@ func TestSignalSecondEndsTheServerAtOnce(t *testing.T) {
 	dial(t, p.addr, unfinishedPost)
 	p.stream(t).event(t) // the server has the first by now
 	p.cmd.Process.Signal(syscall.SIGTERM)
-	eventually(t, "the server stops listening", func() bool { return !listens(p.addr) })
+	eventually(t, "the server stops listening", func() bool { return !tools.Listens(p.addr) })
 	ended := make(chan error, 1)
 	go func() { ended <- p.wait() }()
 	for {

@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"compress/gzip"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand"
 	"net"
 	"net/http"
 	"os"
@@ -19,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 const none = "" // no finding that is wrong
@@ -182,7 +182,7 @@ func TestDoctorNamesCauseInNginx(t *testing.T) {
 	dir, config := t.TempDir(), ""
 	var urls []string
 	for _, c := range cases {
-		addr := freeAddr(t)
+		addr := tools.FreeAddr(t)
 		urls = append(urls, "http://"+addr+"/stream")
 		config += fmt.Sprintf("server { listen %s; location / { proxy_pass %s; %s } }\n", addr,
 			strings.TrimSuffix(c.direct, "/stream"), c.config)
@@ -599,22 +599,5 @@ func startProcess(t *testing.T, addr string, cmd *exec.Cmd) {
 			t.Fatalf("%s did not start: %v\n%s", cmd.Args[0], err, text)
 		}
 		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-// freeAddr gives an address on which nothing listens. Its port is below those that connections are
-// given, one of which could take it before the listener does.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10000+rand.Intn(20000))
-		l, err := net.Listen("tcp", addr)
-		if err == nil {
-			l.Close()
-			return addr
-		}
-		if !errors.Is(err, syscall.EADDRINUSE) {
-			t.Fatal(err)
-		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"sse-server/e2e/tools"
 )
 
 // Servers that nobody here wrote: whatever is found wrong with a sound one is this client's mistake.
@@ -26,7 +28,7 @@ func TestInteropFindsNothingWrongWithNchan(t *testing.T) {
 		t.Skip("libnginx-mod-nchan is not installed")
 	}
 	t.Parallel()
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	base := "http://" + addr
 	startNginx(t, nginx, t.TempDir(), "load_module "+module+";\n", "server { listen "+addr+`;
 		location = /stream { nchan_subscriber eventsource; nchan_channel_id a;
@@ -80,7 +82,7 @@ func TestInteropFindsNothingWrongWithBetterSSE(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "server.js"), []byte(betterSSE), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	base := "http://" + addr
 	startProcess(t, addr, exec.Command("node", filepath.Join(dir, "server.js"), strings.Split(addr, ":")[1]))
 	expectEachEvent(t, base+"/stream", "-publish", base+"/publish")

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sse-server/e2e/tools"
 )
 
 // A realProxy starts a proxy at addr before the server at upstream (both host:port).
@@ -67,7 +69,7 @@ func TestDoctorNamesCauseInRealProxies(t *testing.T) {
 			if err != nil {
 				t.Skip(tt.program + " is not installed")
 			}
-			addr := freeAddr(t)
+			addr := tools.FreeAddr(t)
 			upstream := mustURL(t, tt.upstream).Host
 			realProxies[tt.program](t, program, addr, upstream, tt.extra)
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sse-server/e2e/proxies"
+	"sse-server/e2e/tools"
 )
 
 // What a run asks of the server, and how much of it is measured.
@@ -106,7 +107,7 @@ func (k *kit) forget() {
 // sseServerTarget is the server under test, reached through a way.
 func (k *kit) sseServerTarget(t *testing.T, w way) target {
 	t.Helper()
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	return target{
 		addr: addr, path: "/dashboard/stream", way: w,
 		command: func() *exec.Cmd { return sseServer(addr, k.origin) },
@@ -121,7 +122,7 @@ func (x target) open(t *testing.T, k *kit) string {
 	}
 
 	place := proxies.Place{
-		Dir: openDir(t), Addr: freeAddr(t), Inner: freeAddr(t), Server: x.addr,
+		Dir: openDir(t), Addr: tools.FreeAddr(t), Inner: tools.FreeAddr(t), Server: x.addr,
 		Host: siteName, Deploy: project + "/deploy",
 	}
 	err := quietly("cp", k.dir+"/tls.pem", place.Dir)

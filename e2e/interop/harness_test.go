@@ -9,19 +9,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"sse-server/e2e/proxies"
+	"sse-server/e2e/tools"
 )
 
 // project is the top folder.
@@ -96,27 +94,9 @@ func openDir(t *testing.T) string {
 // A program is one that runs until the test ends, with all that it has started.
 type program struct {
 	cmd   *exec.Cmd
-	said  output
+	said  tools.Output
 	ended chan struct{} // closed when it has ended
 	err   error         // of its end; read it after ended
-}
-
-// An output is what a program says.
-type output struct {
-	mu   sync.Mutex // guards text
-	text strings.Builder
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
 }
 
 // start runs a program. Its output goes to shown, or, without that, to said as its errors do.
@@ -181,7 +161,7 @@ func serve(t *testing.T, addr string, cmd *exec.Cmd) *program {
 		if p.hasEnded() {
 			t.Fatalf("the server ended: %s", p.said.String())
 		}
-		return listens(addr)
+		return tools.Listens(addr)
 	})
 	return p
 }
@@ -226,36 +206,8 @@ func startProxy(t *testing.T, x proxies.Proxy, place proxies.Place) {
 		})
 	}
 	waitFor(t, x.Name+" listens", func() bool {
-		return listens(place.Addr) && (len(commands) == 1 || listens(place.Inner))
+		return tools.Listens(place.Addr) && (len(commands) == 1 || tools.Listens(place.Inner))
 	})
-}
-
-func listens(addr string) bool {
-	c, err := net.Dial("tcp", addr)
-	if err == nil {
-		c.Close()
-	}
-	return err == nil
-}
-
-// lastPort is the last port that freeAddr returned. Ports start at another place in each run.
-var lastPort atomic.Int64
-
-// freeAddr is an address that the kernel gives to no client: its ports start at 32768.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	const first, places, each = 21000, 100, 100
-	lastPort.CompareAndSwap(0, int64(first+os.Getpid()%places*each))
-	for range places * each {
-		port := lastPort.Add(1)
-		l, err := net.Listen("tcp", fmt.Sprint(":", port))
-		if err == nil {
-			l.Close()
-			return fmt.Sprint("127.0.0.1:", port)
-		}
-	}
-	t.Fatal("there is no free port")
-	return ""
 }
 
 // patience is how long what must happen may take on a busy machine.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sse-server/e2e/proxies"
+	"sse-server/e2e/tools"
 )
 
 // tableBegin is the line of its file after which the table stands.
@@ -98,7 +99,7 @@ func (x *table) note(w way, cells []cell) {
 // betterSSE is the other server: it sends what the server under test sends here.
 func (k *kit) betterSSE(t *testing.T) target {
 	t.Helper()
-	addr := freeAddr(t)
+	addr := tools.FreeAddr(t)
 	_, port, _ := strings.Cut(addr, ":")
 	return target{
 		addr: addr, path: "/stream", way: other,
