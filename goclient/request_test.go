@@ -136,11 +136,7 @@ func TestRedirectOfPublishKeepsSecrets(t *testing.T) {
 	url, there, other := redirects(t)
 	args := []string{"-publish", url, "-token-file", writeFile(t, "x"), "-header", "X-Api-Key: x",
 		"-header", "X-Version: 2", "-body", writeFile(t, "the body")}
-	o, err := parseFlags(args, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = newPublisher(o).publish(context.Background()); err != nil {
+	if err := publishOnce(t, args...); err != nil {
 		t.Fatal(err)
 	}
 
@@ -173,13 +169,7 @@ func TestRedirectKeepsPasswordOfURL(t *testing.T) {
 	const want = "Basic bWU6aHVudGVyMg==" // me:hunter2
 	sends := map[string]func(url string){
 		"a stream": func(url string) { client(t, "-once", url) },
-		"-publish": func(url string) {
-			o, err := parseFlags([]string{"-publish", url}, io.Discard)
-			if err != nil {
-				t.Fatal(err)
-			}
-			newPublisher(o).publish(context.Background())
-		},
+		"-publish": func(url string) { publishOnce(t, "-publish", url) },
 		"-forward": func(url string) {
 			f := newForwarder("PUT", mustTarget(t, url), "", discardSlog)
 			f.send(context.Background(), []byte("{}"))
@@ -311,11 +301,7 @@ func TestPasswordIsNeverPrinted(t *testing.T) {
 }
 
 func TestPasswordOfPublishIsNotPrinted(t *testing.T) {
-	o, err := parseFlags([]string{"-publish", "http://me:hunter2@127.0.0.1:1/"}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = newPublisher(o).publish(context.Background())
+	err := publishOnce(t, "-publish", "http://me:hunter2@127.0.0.1:1/")
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("got %v", err)
 	}
@@ -352,14 +338,10 @@ func TestTLSTrustsGivenCertificatesOnly(t *testing.T) {
 	}
 
 	// The other requests trust them, too.
-	o, err := parseFlags([]string{"-cacert", right, "-publish", ts.URL}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = newPublisher(o).publish(context.Background()); err != nil {
+	if err := publishOnce(t, "-cacert", right, "-publish", ts.URL); err != nil {
 		t.Errorf("publishing: %v", err)
 	}
-	o, err = parseFlags([]string{"-cacert", right, "-url", ts.URL, "-forward", ts.URL}, io.Discard)
+	o, err := parseFlags([]string{"-cacert", right, "-url", ts.URL, "-forward", ts.URL}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -386,6 +368,7 @@ func otherCertificate(t *testing.T) *pem.Block {
 
 // The environment is read once in a process, so the second half runs in one of its own.
 func TestProxyOfEnvironmentIsReported(t *testing.T) {
+	t.Parallel()
 	if url := os.Getenv("TEST_STREAM_URL"); url != "" {
 		dispatch(context.Background(), []string{"-duration", "1ms", url}, io.Discard, os.Stdout)
 		return

@@ -647,16 +647,22 @@ func TestPublishIsLateOnlyIfCounted(t *testing.T) {
 	}
 }
 
+// publishOnce sends one publish as these flags ask for.
+func publishOnce(t *testing.T, args ...string) error {
+	t.Helper()
+	o, err := parseFlags(args, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newPublisher(o).publish(context.Background())
+}
+
 func TestPublishSendsHostOfHeader(t *testing.T) {
 	hosts := make(chan string, 1)
 	edge := serve(t, func(_ int, w http.ResponseWriter, r *http.Request) {
 		hosts <- r.Host
 	})
-	o, err := parseFlags([]string{"-publish", edge, "-header", "Host: example.com"}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = newPublisher(o).publish(context.Background()); err != nil {
+	if err := publishOnce(t, "-publish", edge, "-header", "Host: example.com"); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-hosts; got != "example.com" {

@@ -86,6 +86,7 @@ func TestZoneIsNotPartOfCertificate(t *testing.T) {
 
 // The second half of this test runs in a network of its own, whose lo has a link-local address.
 func TestZoneIsDialedButNotSent(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("TEST_LINK_LOCAL") != "" {
 		testLinkLocal(t)
 		return
@@ -175,11 +176,7 @@ func testLinkLocal(t *testing.T) {
 	}
 
 	// The program would wait for 2 s before it publishes.
-	o, err := parseFlags([]string{"-publish", base + "/publish"}, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = newPublisher(o).publish(context.Background()); err != nil {
+	if err := publishOnce(t, "-publish", base+"/publish"); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-hosts; got != host {
