@@ -28,8 +28,8 @@ func (h *histogram) add(d time.Duration) {
 	}
 }
 
-// quantile gives the least value that the part q of all values does not exceed, to the end of its
-// bucket: neither its rank nor the value is rounded down.
+// quantile gives the smallest value that the part q of all values does not exceed. Neither the rank
+// nor the value is rounded down. The value is the end of its bucket.
 func (h *histogram) quantile(q float64) time.Duration {
 	rank := uint64(math.Ceil(q * float64(h.n)))
 	var seen uint64

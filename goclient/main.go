@@ -2,9 +2,12 @@
 // the events of one, and says why events come late. `sse-client -h` is its manual.
 //
 // Calls run one way: main.go parses the flags and starts a mode (measure.go, forward.go or
-// doctor.go). What the modes share stands below them: the options in options.go, one stream over
-// its reconnections in stream.go, one connection in conn.go, the parser in parse.go, and what is
-// printed in output.go.
+// doctor.go). The modes share the files below them:
+//   - options.go: the options
+//   - stream.go: one stream over its reconnections
+//   - conn.go: one connection
+//   - parse.go: the parser of event streams
+//   - output.go: printing
 package main
 
 import (

@@ -230,9 +230,9 @@ func (s *stream) retry(d time.Duration) {
 
 func (s *stream) dropped() { s.o.dropped() }
 
-// wait gives the time until the next attempt: as browsers do the same each time; or at least half a
-// second, doubled with each failure in a row up to maxBackoff, and up to half as much again, drawn
-// at random.
+// wait gives the time until the next attempt. Without backoff it is the same each time, as in
+// browsers. With backoff it is half a second at least and doubles with each failure in a row, up to
+// maxBackoff. Up to half as much comes on top, at random.
 func (s *stream) wait(fails int) time.Duration {
 	if !s.backoff {
 		return max(s.retryIn, minRetry)
@@ -272,8 +272,8 @@ func (c *conn) readSlowly(ctx context.Context, n int) (err error) {
 	return err
 }
 
-// lastLook waits for the end of ctx and then reads what is there, to see whether the server has
-// closed the connection: the error says how, and is nil where it has not.
+// lastLook waits for the end of ctx. Then it reads the rest, to see whether the server has closed
+// the connection. The error says how. It is nil if the connection is open.
 func (c *conn) lastLook(ctx context.Context) error {
 	if !c.stop() {
 		return nil
